@@ -1,6 +1,7 @@
 """Shared machinery of the two notebooks: data, Trainer, progress, plots and results."""
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.model_selection import train_test_split
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset, Subset
 from torchvision.transforms import v2
@@ -348,9 +349,7 @@ class Trainer:
         """
         cfg, means, start = self.cfg, RunningMean(), time.monotonic()
         batches = math.ceil(len(dataset) / cfg.batch_size)
-        schedule = cfg.warm_up and OneCycleLR(self.optimizer, [group["lr"] for group in self.optimizer.param_groups],
-                                              total_steps=cfg.epochs * batches, pct_start=cfg.warm_up,
-                                              cycle_momentum=False)
+        schedule = cfg.warm_up and LambdaLR(self.optimizer, functools.partial(one_cycle, cfg.epochs * batches, cfg.warm_up))
         averaged = cfg.average and AveragedModel(self.model, multi_avg_fn=_moving_average(cfg.average))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(cfg.seed)  # for dropout
@@ -406,6 +405,14 @@ class Trainer:
     def _forward(self, X):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=_has_bfloat16(self.device)):
             return self.model(X).float()
+
+
+def one_cycle(steps, warm_up, step):
+    """Factor of the learning rate at `step` of `steps`: a straight rise over the share `warm_up`, then half a cosine."""
+    rise = max(1, warm_up * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def _has_bfloat16(device):
@@ -476,12 +483,12 @@ class Result:
 
 def print_table(results):
     """One line for each Result."""
-    print(f"{'':16}{'':>11}{'':>7} {'train':>14}{'test':>18}\n"
-          f"{'model':16}{'parameters':>11}{'epochs':>7} {'loss':>6} {'right':>8} {'loss':>6} {'right':>11} {'right':>9} {'95 % interval':>19}")
+    print(f"{'model':16}{'parameters':>10}{'epochs':>7}{'train loss':>11}{'accuracy':>9}{'test loss':>10}{'accuracy':>9}  95 % interval")
     for r in results:
         low, high = r.interval()
-        print(f"{r.model:16}{r.parameters:11,}{r.epochs:7} {r.train_loss:6.3f} {r.train_accuracy:8.2%} {r.test_loss:6.3f} "
-              f"{r.correct:5}/{r.total} {r.accuracy:9.2%}  {low:8.2%} to {high:.2%}")
+        print(f"{r.model:16}{r.parameters:10,}{r.epochs:7}{r.train_loss:11.3f}{r.train_accuracy:9.2%}{r.test_loss:10.3f}"
+              f"{r.accuracy:9.2%}  {100 * low:.2f} to {100 * high:.2f}")
+    print("test pictures right:", ", ".join(f"{r.model} {r.correct} of {r.total}" for r in results))
 
 
 def write_results(path, data, results, **more):
