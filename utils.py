@@ -60,7 +60,7 @@ class Line:
     def write(self, text):
         if self.handle:
             self.handle.update({"text/plain": text.strip()}, raw=True)
-        elif sys.stderr.isatty():
+        elif sys.__stderr__.isatty():  # sys.stderr may be this Line
             sys.__stderr__.write(f"\r\033[K{text.strip()}")
 
     def flush(self):
@@ -81,6 +81,18 @@ def progress(items, label, note=str):
             line.write(f"{label}: {done} of {len(items)}, {left:.0f} s left {note()}")
             shown = now
     line.write(f"{label}: {len(items)} of {len(items)} {note()}".strip() + ".")
+
+
+@contextlib.contextmanager
+def downloading(label):
+    """Show the progress that a download writes to standard error as one line; it ends on a fixed text."""
+    line, outcome = Line(f"{label}: looking for a download"), "no download possible."
+    try:
+        with contextlib.redirect_stderr(line):
+            yield
+        outcome = "ready."
+    finally:
+        line.write(f"{label}: {outcome}")
 
 
 # Data: EuroSAT as one tensor, decoded once
@@ -129,7 +141,7 @@ def find_eurosat(root=None):
     if (root / "eurosat" / "2750").is_dir():
         return root, True
     try:
-        with contextlib.redirect_stderr(Line("EuroSAT: looking for a download")):
+        with downloading("EuroSAT"):
             torchvision.datasets.EuroSAT(root, download=True)
         return root, True
     except (OSError, RuntimeError) as error:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from tqdm import tqdm
 
 import utils
 
@@ -12,6 +13,22 @@ def test_offline_gives_a_stand_in_that_says_so(offline):
     data = utils.load_eurosat()
     assert not data.real and "not EuroSAT" in data.note
     assert data.classes == utils.CLASSES and data.images.shape == (1200, 3, 64, 64)
+
+
+def test_a_download_bar_becomes_one_line_with_a_fixed_end(monkeypatch):
+    texts = []
+    monkeypatch.setattr(utils.Line, "write", lambda line, text: texts.append(text) or len(text))
+    with utils.downloading("EuroSAT"):
+        for _ in tqdm(range(3)):
+            pass
+    assert any("3/3" in text for text in texts) and texts[-1] == "EuroSAT: ready."
+
+
+def test_progress_ends_on_a_text_without_times(monkeypatch):
+    texts = []
+    monkeypatch.setattr(utils.Line, "write", lambda line, text: texts.append(text))
+    assert list(utils.progress([5, 6], "work")) == [5, 6]
+    assert texts[-1] == "work: 2 of 2."
 
 
 def test_required_pictures_are_an_error_when_absent(offline, monkeypatch):
