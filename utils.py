@@ -212,7 +212,7 @@ def split_eurosat(data, root=None, seed=42):
     order = np.argsort(data.names)
     rest, test = train_test_split(order, test_size=0.2, random_state=seed, stratify=data.labels[order])
     train, val = train_test_split(rest, test_size=0.25, random_state=seed, stratify=data.labels[rest])
-    return {part: torch.from_numpy(np.sort(index)) for part, index in (("train", train), ("val", val), ("test", test))}
+    return {part: torch.from_numpy(index) for part, index in (("train", train), ("val", val), ("test", test))}
 
 
 def labels_of(dataset):

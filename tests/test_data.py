@@ -70,6 +70,10 @@ def test_split_parts_share_no_picture_and_keep_the_classes(pictures):
     assert all(torch.bincount(pictures.labels[index]).max() <= len(index) / 10 + 1 for index in split.values())
 
 
+def test_parts_are_shuffled_so_that_a_slice_of_one_holds_every_class(pictures):
+    assert len(set(pictures.labels[utils.split_eurosat(pictures)["train"][:50]].tolist())) == 10
+
+
 def test_published_lists_are_followed(pictures, tmp_path):
     pictures.real = True
     lists = {"train": pictures.names[:5], "val": pictures.names[5:7], "test": pictures.names[7:8]}
