@@ -73,14 +73,18 @@ def progress(items, label, note=str):
     The line ends on a text without times, so that a saved notebook does not depend on the speed of the machine.
     """
     line, start, shown = Line(f"{label}: 0 of {len(items)}"), time.monotonic(), 0.0
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - shown > 0.5:
-            left = (now - start) / done * (len(items) - done)
-            line.write(f"{label}: {done} of {len(items)}, {left:.0f} s left {note()}")
-            shown = now
-    line.write(f"{label}: {len(items)} of {len(items)} {note()}".strip() + ".")
+    end = f"{label}: stopped early."
+    try:
+        for done, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - shown > 0.5:
+                left = (now - start) / done * (len(items) - done)
+                line.write(f"{label}: {done} of {len(items)}, {left:.0f} s left {note()}")
+                shown = now
+        end = f"{label}: {len(items)} of {len(items)} {note()}".strip() + "."
+    finally:
+        line.write(end)
 
 
 @contextlib.contextmanager

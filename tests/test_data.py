@@ -29,6 +29,9 @@ def test_progress_ends_on_a_text_without_times(monkeypatch):
     monkeypatch.setattr(utils.Line, "write", lambda line, text: texts.append(text))
     assert list(utils.progress([5, 6], "work")) == [5, 6]
     assert texts[-1] == "work: 2 of 2."
+    for _ in utils.progress([5, 6], "work"):
+        break
+    assert texts[-1] == "work: stopped early."
 
 
 def test_required_pictures_are_an_error_when_absent(offline, monkeypatch):
