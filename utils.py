@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torchvision
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import clear_output, display
 from PIL import Image
 from scipy.stats import binomtest
 from sklearn.model_selection import train_test_split
@@ -190,6 +190,8 @@ def load_eurosat(root=None):
         images = np.stack([np.asarray(Image.open(file)) for file in progress(files, "decoding pictures")])
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         _save_array(images, cache)
+    if get_ipython():
+        clear_output()  # a saved notebook is the same whether there was a cache or not
     return Pictures(torch.from_numpy(images), torch.tensor(dataset.targets), [file.name for file in files],
                     dataset.classes, real)
 
