@@ -1,24 +1,29 @@
-"""Shared machinery of the two notebooks: data, Trainer, progress, plots and results."""
+"""Shared machinery of the two notebooks: progress, data, training, tuning by several processes."""
 import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
 import math
+import numbers
 import os
 import pathlib
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
+import optuna
 import torch
 import torchvision
 from IPython import get_ipython
 from IPython.display import clear_output, display
+from optuna.storages import GrpcStorageProxy, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 from PIL import Image
-from scipy.stats import binomtest
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -68,10 +73,13 @@ class Line:
 
 
 def progress(items, label, note=str):
-    """Yield from the sequence `items`, showing how many are done, the time left and `note()`.
+    """Yield from the sequence `items`, showing how many are done, the time left and `note()`; silent without a label.
 
     The line ends on a text without times, so that a saved notebook does not depend on the speed of the machine.
     """
+    if not label:
+        yield from items
+        return
     line, start, shown = Line(f"{label}: 0 of {len(items)}"), time.monotonic(), 0.0
     end = f"{label}: stopped early."
     try:
@@ -189,19 +197,24 @@ def load_eurosat(root=None):
     else:
         images = np.stack([np.asarray(Image.open(file)) for file in progress(files, "decoding pictures")])
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        _save_array(images, cache)
+        with _whole_or_nothing(cache) as part:
+            np.save(part, images)
     if get_ipython():
         clear_output()  # a saved notebook is the same whether there was a cache or not
     return Pictures(torch.from_numpy(images), torch.tensor(dataset.targets), [file.name for file in files],
                     dataset.classes, real)
 
 
-def _save_array(array, path):
-    """Write next to `path`, then rename: another process never sees half a file."""
+@contextlib.contextmanager
+def _whole_or_nothing(path):
+    """A file beside `path` to write to, which then takes its place: no other process ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}-{os.getpid()}.part.npy")
-    np.save(part, array)
-    part.replace(path)
+    part = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def split_eurosat(data, root=None, seed=42):
@@ -292,11 +305,46 @@ class Config:
     transform: Callable | None = None
     views: int = 1
 
+    def __post_init__(self):
+        for name, (fits, allowed) in ALLOWED.items():
+            if not fits(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
+
     @classmethod
     def of(cls, cfg):
-        """A Config from a Config, a dictionary, or any object with (some of) its fields."""
+        """A Config from a Config, a dictionary, or any object with (some of) its fields; ValueError for other fields."""
         fields = cfg if isinstance(cfg, dict) else {k: v for k, v in vars(cfg).items() if not k.startswith("_")}
+        known = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(fields) - set(known)):
+            raise ValueError(f"cfg has the unknown fields {unknown}; it takes {known}")
         return cls(**fields)
+
+    def described(self):
+        """The settings as texts that are the same in every process."""
+        return {field.name: _described(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def _described(value):
+    if isinstance(value, nn.Module):  # the text of a loss leaves out its numbers
+        return f"{value} {[(k, v) for k, v in vars(value).items() if isinstance(v, (int, float, str))]}"
+    return getattr(value, "__qualname__", str(value))
+
+
+def _number(low, high):
+    return lambda value: isinstance(value, numbers.Real) and low <= value <= high
+
+
+def _whole(value):
+    return isinstance(value, numbers.Integral) and value > 0
+
+
+TINY = 1e-30
+ALLOWED = {"batch_size": (_whole, "a whole number above 0"), "epochs": (_whole, "a whole number above 0"),
+           "criterion": (lambda v: callable(v) and not isinstance(v, type), "a loss such as nn.CrossEntropyLoss()"),
+           "optimizer": (callable, "a class such as torch.optim.AdamW"),
+           "learning_rate": (_number(TINY, 1e30), "a number above 0"), "clip": (_number(TINY, math.inf), "a number above 0"),
+           "warm_up": (_number(0, 1), "0 to 1"), "average": (_number(0, 1 - 1e-9), "0 to below 1"),
+           "views": (lambda v: v in (1, 8), "1 or 8")}
 
 
 class Muon(torch.optim.Optimizer):
@@ -313,7 +361,18 @@ class Muon(torch.optim.Optimizer):
         self.muon = torch.optim.Muon(self.matrices, lr=lr, weight_decay=weight_decay)
         self.adamw = torch.optim.AdamW([p for p in parameters if p.ndim != 4], lr=lr / 10, weight_decay=weight_decay)
         super().__init__(parameters, dict(lr=lr))
+        self._join_groups()
+
+    def _join_groups(self):
         self.param_groups = self.muon.param_groups + self.adamw.param_groups
+
+    def state_dict(self):
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state):
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+        self._join_groups()
 
     def step(self):
         for kernel, matrix in zip(self.kernels, self.matrices):
@@ -338,8 +397,8 @@ class Trainer:
     """
 
     def __init__(self, model, cfg, device=DEVICE):
-        self.cfg, self.device, self.seconds = Config.of(cfg), device, 0.0
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.cfg, self.device, self.seconds, self.averaged = Config.of(cfg), _device(device), 0.0, None
+        self.model = model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = self.cfg.optimizer(self.model.parameters(), lr=self.cfg.learning_rate)
         self.generator = torch.Generator().manual_seed(self.cfg.seed)
 
@@ -350,53 +409,79 @@ class Trainer:
         """
         self.model.train()
         Y = Y.to(self.device)
-        scores = self._forward(self._prepare(X, augment=self.cfg.augment))
-        loss = self.cfg.criterion(scores, Y)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()}: lower learning_rate (now {self.cfg.learning_rate}) or set clip")
-        self.optimizer.zero_grad()
-        loss.backward()
+        with _advice_on_memory(len(Y)):
+            scores = self._forward(self.model, self._prepare(X, augment=self.cfg.augment))
+            if not 0 <= Y.min() <= Y.max() < scores.shape[1]:
+                raise ValueError(f"labels run from {Y.min()} to {Y.max()}; the model has the classes 0 to {scores.shape[1] - 1}")
+            loss = self.cfg.criterion(scores, Y)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()}: lower learning_rate (now {self.cfg.learning_rate}) or set clip")
+            self.optimizer.zero_grad()
+            loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
         self.optimizer.step()
         return loss.item(), (scores.argmax(1) == Y).sum().item() / len(Y)
 
-    def train(self, dataset, label="training", after_epoch=None):
+    def train(self, dataset, label="training", after_epoch=None, checkpoint=None):
         """Train for cfg.epochs; returns (avg_loss, avg_acc), lists with one value per iteration.
 
-        Each value is the mean over all samples seen so far in its epoch. `after_epoch(epoch)` is called after each.
+        Each value is the mean over all samples seen so far in its epoch. `checkpoint` names a file that keeps the state
+        after each epoch: the same call goes on from there and ends with the same numbers as an uninterrupted one.
+        `after_epoch(epoch)` is called after each epoch and on going on.
         """
+        if not len(dataset):
+            raise ValueError("dataset is empty: nothing to train on")
         cfg, means, start = self.cfg, RunningMean(), time.monotonic()
         batches = math.ceil(len(dataset) / cfg.batch_size)
-        schedule = cfg.warm_up and LambdaLR(self.optimizer, functools.partial(one_cycle, cfg.epochs * batches, cfg.warm_up))
-        averaged = cfg.average and AveragedModel(self.model, multi_avg_fn=_moving_average(cfg.average))
-        with torch.random.fork_rng(devices=[]):
+        schedule = LambdaLR(self.optimizer, functools.partial(one_cycle, cfg.epochs * batches, cfg.warm_up))
+        self.averaged = AveragedModel(self.model, multi_avg_fn=_moving_average(cfg.average))
+        keeper = checkpoint and Checkpoint(checkpoint, self, schedule, means, dataset)
+        with torch.random.fork_rng(devices=[]), self._averaged_at_the_end():
             torch.manual_seed(cfg.seed)  # for dropout
+            done = keeper.load() if keeper else 0
+            if done and after_epoch:
+                after_epoch(done - 1)
             for step in progress(range(cfg.epochs * batches), label, means.describe):
+                epoch = step // batches
+                if epoch < done:
+                    continue
                 if step % batches == 0:
                     means.restart()
                     order = torch.randperm(len(dataset), generator=self.generator).split(cfg.batch_size)
                 X, Y = batch_of(dataset, order[step % batches])
                 means.add(*self.iter_step(X, Y), len(Y))
-                if schedule:
-                    schedule.step()
-                if averaged:
-                    averaged.update_parameters(self.model)
-                if after_epoch and (step + 1) % batches == 0:
-                    after_epoch(step // batches)
-        if averaged:
-            self.model.load_state_dict(averaged.module.state_dict())
-        self.seconds = time.monotonic() - start
+                schedule.step()
+                self.averaged.update_parameters(self.model)
+                if (step + 1) % batches == 0:
+                    self.seconds += time.monotonic() - start
+                    start = time.monotonic()
+                    if keeper:
+                        keeper.save(epoch + 1)
+                    if after_epoch:
+                        after_epoch(epoch)
         return means.losses, means.accuracies
+
+    @contextlib.contextmanager
+    def _averaged_at_the_end(self):
+        """However training ends, the model gets the averaged weights."""
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(self.averaged.module.state_dict())
+            self.averaged = None
 
     def predict(self, dataset, label="predicting", batch_size=256):
         """Logarithms of the class probabilities (N, n_classes), averaged over cfg.views, and labels (N,)."""
-        self.model.eval()
+        if not len(dataset):
+            raise ValueError("dataset is empty: nothing to predict")
+        model = self.averaged.module if self.averaged else self.model  # in the middle of a training: the averaged weights
+        model.eval()
         scores, labels = [], []
         with torch.inference_mode():
             for index in progress(torch.arange(len(dataset)).split(batch_size), label):
                 X, Y = batch_of(dataset, index)
                 X = self._prepare(X)
-                probabilities = sum(self._forward(view(X, k)).softmax(1) for k in range(self.cfg.views)) / self.cfg.views
+                probabilities = sum(self._forward(model, view(X, k)).softmax(1) for k in range(self.cfg.views)) / self.cfg.views
                 scores.append(probabilities.log().cpu())
                 labels.append(Y.cpu())
         return torch.cat(scores), torch.cat(labels)
@@ -420,13 +505,75 @@ class Trainer:
         X = self.cfg.transform(X) if self.cfg.transform else X
         return X.contiguous(memory_format=torch.channels_last)
 
-    def _forward(self, X):
+    def _forward(self, model, X):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=_has_bfloat16(self.device)):
-            return self.model(X).float()
+            return model(X).float()
+
+
+def _device(name):
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device is {name!r}; allowed here: cpu or {DEVICE} ({str(error).splitlines()[0]})") from error
+
+
+@contextlib.contextmanager
+def _advice_on_memory(size):
+    try:
+        yield
+    except RuntimeError as error:
+        if "tried to allocate" not in str(error).lower():
+            raise
+        raise MemoryError(f"no memory for a batch of {size} pictures: set batch_size to {max(1, size // 2)} or less") from error
+
+
+class Checkpoint:
+    """The state of a training in a file, from which it goes on bit by bit as if it had not stopped."""
+
+    def __init__(self, path, trainer, schedule, means, dataset):
+        self.path, self.trainer, self.means = pathlib.Path(path), trainer, means
+        self.parts = {"model": trainer.model, "averaged": trainer.averaged, "optimizer": trainer.optimizer, "schedule": schedule}
+        weights = torch.cat([p.detach().flatten().cpu() for p in trainer.model.parameters()])
+        self.of = {**trainer.cfg.described(), "pictures": str(len(dataset)),
+                   "first weights": hashlib.sha256(weights.numpy()).hexdigest()}
+
+    def save(self, epochs):
+        """Write the state after `epochs` epochs; a reader sees the old file or the new one, nothing between."""
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"of": self.of, "epochs": epochs, "order": self.trainer.generator.get_state(), "random": torch.get_rng_state(),
+                  "losses": self.means.losses, "accuracies": self.means.accuracies, "seconds": self.trainer.seconds}
+        with _whole_or_nothing(self.path) as part:
+            torch.save(state, part)
+
+    def load(self):
+        """Number of finished epochs, 0 without a file. ValueError if it is damaged or belongs to another training."""
+        if not self.path.is_file():
+            return 0
+        try:
+            state = torch.load(self.path, map_location=self.trainer.device, weights_only=True)
+            found = state["of"]
+        except Exception as error:  # whatever the bytes are, the advice is the same
+            raise ValueError(f"{self.path} is no readable checkpoint: remove it to start this training afresh") from error
+        for name in self.of:
+            if found.get(name) != self.of[name]:
+                raise ValueError(f"{self.path} is of another training: {name} was {found.get(name)}, is {self.of[name]}. "
+                                 "Remove it to start this training afresh.")
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.trainer.generator.set_state(state["order"].cpu())
+        torch.set_rng_state(state["random"].cpu())
+        self.means.losses[:], self.means.accuracies[:] = state["losses"], state["accuracies"]
+        self.trainer.seconds = state["seconds"]
+        return state["epochs"]
 
 
 def one_cycle(steps, warm_up, step):
-    """Factor of the learning rate at `step` of `steps`: a straight rise over the share `warm_up`, then half a cosine."""
+    """Factor of the learning rate at `step` of `steps`: a straight rise over the share `warm_up`, then half a cosine.
+
+    Always 1 if `warm_up` is 0.
+    """
+    if not warm_up:
+        return 1.0
     rise = max(1, warm_up * steps)
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -467,50 +614,124 @@ class RunningMean:
         return f"steps, loss {self.losses[-1]:.3f}, accuracy {self.accuracies[-1]:.2%}" if self.losses else "steps"
 
 
-# Results
+# Tuning: a grid that any number of processes share
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What one model reached; losses are mean cross-entropies, `correct` and `total` count test pictures."""
-    model: str
-    parameters: int
-    epochs: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    correct: int
-    total: int
+class SharedGrid:
+    """A grid of settings that processes work through together; Optuna keeps the trials.
 
-    @classmethod
-    def of(cls, name, model, epochs, scores, labels):
-        """From log-probabilities (N, n_classes) and labels (N,), each a pair: training sample, test part."""
-        losses = [nn.functional.nll_loss(score, truth).item() for score, truth in zip(scores, labels)]
-        right = [(score.argmax(1) == truth).sum().item() for score, truth in zip(scores, labels)]
-        return cls(name, sum(p.numel() for p in model.parameters()), epochs, losses[0], right[0] / len(labels[0]),
-                   losses[1], right[1], len(labels[1]))
+    `points` is a list of parameter dictionaries, `cfg` keeps different searches in one storage apart. `storage` is a
+    folder that the processes share, grpc://host:port for a server of Optuna's, or None for this process alone.
+    A trial gives a sign of life now and then; without one for `patience` seconds its process counts as dead, and its
+    point is free again. Trials stay in `study`; trial.user_attrs["point"] is a place in `points`.
+    """
 
-    @property
-    def accuracy(self):
-        return self.correct / self.total
+    def __init__(self, storage, points, cfg, patience=60.0):
+        self.points, self.patience, self.signs = points, patience, {}
+        name = hashlib.sha256(repr((cfg.described(), points)).encode()).hexdigest()[:8]
+        storage, self.folder = _open_storage(storage)
+        self.checkpoints = self.folder and str(self.folder / f"{name}-{{}}.pt")
+        self.study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, direction="maximize",
+                                         pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
 
-    def interval(self):
-        """95 % confidence interval of the test accuracy (Wilson)."""
-        bounds = binomtest(self.correct, self.total).proportion_ci(0.95, method="wilson")
-        return bounds.low, bounds.high
+    def run(self, train):
+        """Call train(point, report) for every free point, until all points of the grid are finished.
+
+        `train` calls report(epoch, value) after each epoch, which may stop it; the last value counts. A run whose loss
+        is not finite counts as stopped.
+        """
+        for trial in self._free_trials():
+            point, values = trial.user_attrs["point"], []
+            for name in self.points[point]:
+                trial.suggest_categorical(name, sorted({other[name] for other in self.points}))
+
+            def report(epoch, value):
+                values.append(value)
+                trial.report(value, epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+            try:
+                train(point, report)
+                self.study.tell(trial, values[-1])
+            except (optuna.TrialPruned, FloatingPointError):
+                self.study.tell(trial, state=TrialState.PRUNED)
+
+    def checkpoint(self, point):
+        """The file for the weights of a point, or None if `storage` is no folder."""
+        return self.checkpoints and self.checkpoints.format(point)
+
+    def best(self):
+        """Place in `points` of the best finished trial; the same in every process."""
+        if not self.study.get_trials(states=[TrialState.COMPLETE]):
+            raise RuntimeError("no point of the grid was trained to its end: lower the learning rates")
+        return self.study.best_trial.user_attrs["point"]
+
+    def _free_trials(self):
+        """Yield trials of free points; wait for points in the hands of others, and take over from the dead."""
+        while not all(owner and owner.state.is_finished() for owner in self._owners()):
+            owners = self._owners()
+            for point, owner in enumerate(owners):
+                if owner is None:
+                    self.study.enqueue_trial(self.points[point], user_attrs={"point": point})
+                elif owner.state == TrialState.RUNNING and self._silence(owner) > self.patience:
+                    self.study.tell(owner.number, state=TrialState.FAIL, skip_if_finished=True)
+            if not any(owner is None or owner.state == TrialState.WAITING for owner in owners):
+                time.sleep(min(1.0, self.patience / 6))
+                continue
+            trial = self.study.ask()
+            try:
+                if trial.number in [owner.number for owner in self._owners() if owner]:
+                    with _signs_of_life(trial, self.patience / 6):
+                        yield trial
+            finally:  # a second trial of one point, or a trial that its process leaves unfinished
+                self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _owners(self):
+        """For each point its first trial that has not failed, or None: a rule on which all processes agree."""
+        owners = [None] * len(self.points)
+        for trial in self.study.get_trials(deepcopy=False):
+            point = trial.user_attrs.get("point")
+            if point is not None and trial.state != TrialState.FAIL and owners[point] is None:
+                owners[point] = trial
+        return owners
+
+    def _silence(self, trial):
+        """Seconds since this process saw the last sign of life of the trial; the clocks of others do not matter."""
+        sign = trial.user_attrs.get("sign")
+        if self.signs.get(trial.number, (None,))[0] != (sign,):
+            self.signs[trial.number] = (sign,), time.monotonic()
+        return time.monotonic() - self.signs[trial.number][1]
 
 
-def print_table(results):
-    """One line for each Result."""
-    print(f"{'model':16}{'parameters':>10}{'epochs':>7}{'train loss':>11}{'accuracy':>9}{'test loss':>10}{'accuracy':>9}  95 % interval")
-    for r in results:
-        low, high = r.interval()
-        print(f"{r.model:16}{r.parameters:10,}{r.epochs:7}{r.train_loss:11.3f}{r.train_accuracy:9.2%}{r.test_loss:10.3f}"
-              f"{r.accuracy:9.2%}  {100 * low:.2f} to {100 * high:.2f}")
-    print("test pictures right:", ", ".join(f"{r.model} {r.correct} of {r.total}" for r in results))
+def _open_storage(address):
+    """Storage for Optuna, and the folder that it lies in or None."""
+    if address is None:
+        return None, None
+    if str(address).startswith("grpc://"):
+        host, _, port = str(address).removeprefix("grpc://").rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"storage is {address!r}; allowed: a folder, or grpc://host:port")
+        return GrpcStorageProxy(host=host, port=int(port)), None
+    folder = pathlib.Path(address)
+    folder.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder / "journal.log"))), folder
 
 
-def write_results(path, data, results, **more):
-    """Write every number that the text quotes as JSON."""
-    content = {"data": data.note or "EuroSAT", "fingerprint": data.fingerprint(), **more,
-               "results": [{**dataclasses.asdict(r), "accuracy": r.accuracy, "interval": r.interval()} for r in results]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+@contextlib.contextmanager
+def _signs_of_life(trial, every):
+    done = threading.Event()
+
+    def sign():
+        count = 0
+        while not done.wait(every):
+            count += 1
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                trial.set_user_attr("sign", count)
+
+    thread = threading.Thread(target=sign, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

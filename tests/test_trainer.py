@@ -102,7 +102,7 @@ def test_one_cycle_rises_and_falls():
     assert utils.one_cycle(1, 0.1, 0) > 0
 
 
-def test_interval_is_wilsons():
-    result = utils.Result("m", 1, 1, 0.0, 1.0, 0.0, correct=9, total=10)
+def test_interval_is_wilsons(part2):
+    result = part2["Result"]("m", 1, 1, 0.0, 1.0, 0.0, correct=9, total=10)
     low, high = result.interval()
     assert (low, high) == pytest.approx((0.5958, 0.9821), abs=1e-4)  # closed form: (p + z2/2n -+ z sqrt(...)) / (1 + z2/n)
