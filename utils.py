@@ -8,14 +8,17 @@ import numbers
 import os
 import pathlib
 import sys
+import tempfile
 import threading
 import time
 import uuid
+import zipfile
 from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
+import PIL
 import torch
 import torchvision
 from IPython import get_ipython
@@ -33,9 +36,9 @@ from torchvision.transforms import v2
 
 DEVICE = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 CACHE = pathlib.Path(__file__).parent / "build"
-EUROSAT_SIZE = 27_000
-CLASSES = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial",
-           "Pasture", "PermanentCrop", "Residential", "River", "SeaLake"]
+EUROSAT = {"AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Highway": 2500, "Industrial": 2500,
+           "Pasture": 2000, "PermanentCrop": 2500, "Residential": 3000, "River": 2500, "SeaLake": 3000}
+CLASSES = list(EUROSAT)
 
 
 # Output: folders, figures, one line of progress
@@ -156,11 +159,19 @@ def find_eurosat(root=None):
         with downloading("EuroSAT"):
             torchvision.datasets.EuroSAT(root, download=True)
         return root, True
-    except (OSError, RuntimeError) as error:
-        if os.environ.get("EUROSAT_REQUIRED") == "1":
-            raise FileNotFoundError(f"EuroSAT is not in {root / 'eurosat' / '2750'} and could not be downloaded ({error}). "
-                                    "Set EUROSAT_ROOT to a folder that has it, or connect to the network.") from error
-        return make_stand_in(CACHE / "stand-in"), False
+    except Exception as error:  # network, archive, disk: whatever it is, the advice is the same
+        if os.environ.get("EUROSAT_REQUIRED") == "1" or (root / "eurosat" / "2750").exists():
+            raise FileNotFoundError(f"EuroSAT is not whole in {root / 'eurosat'} and could not be downloaded ({error}). Move away "
+                                    "what is there, and connect to the network or set EUROSAT_ROOT to a folder that has it.") from error
+    if not (stand_in := CACHE / "stand-in").is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            try:  # moved when whole: no other process sees half of it
+                make_stand_in(f"{folder}/new").rename(stand_in)
+            except OSError:
+                if not stand_in.is_dir():  # no other process was faster
+                    raise
+    return stand_in, False
 
 
 def make_stand_in(root, per_class=120, seed=0):
@@ -182,27 +193,58 @@ def make_stand_in(root, per_class=120, seed=0):
 def load_eurosat(root=None):
     """All pictures as `Pictures`, decoded once and then read from a cache in build/.
 
-    ValueError if a folder that should be EuroSAT is not complete.
+    ValueError if a folder that should be EuroSAT is not complete, or a picture is not as published.
     """
     root, real = find_eurosat(root)
-    dataset = torchvision.datasets.EuroSAT(root)
-    files = [pathlib.Path(path) for path, _ in dataset.samples]
-    if real and (len(files) != EUROSAT_SIZE or dataset.classes != CLASSES):
-        raise ValueError(f"{root / 'eurosat' / '2750'} holds {len(files)} pictures in {len(dataset.classes)} classes instead "
-                         f"of {EUROSAT_SIZE} in {len(CLASSES)}: remove that folder and run again to download it afresh.")
-    listing = "".join(f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}\n" for file in files)
-    cache = CACHE / f"eurosat-{hashlib.sha256(listing.encode()).hexdigest()[:16]}.npy"
-    if cache.is_file():
-        images = np.load(cache, allow_pickle=False)
-    else:
-        images = np.stack([np.asarray(Image.open(file)) for file in progress(files, "decoding pictures")])
+    folder = root / "eurosat" / "2750"
+    found = {path.name: sorted(path.glob("*.jpg")) for path in sorted(folder.glob("[!.]*/"))}
+    counts = {name: len(files) for name, files in found.items()}
+    if real and counts != EUROSAT:
+        wrong = [f"{name} {counts.get(name, 0)} of {EUROSAT.get(name, 0)}" for name in {**EUROSAT, **counts}
+                 if counts.get(name) != EUROSAT.get(name)]
+        raise ValueError(f"{folder} holds {sum(counts.values())} pictures instead of {sum(EUROSAT.values())} ({', '.join(wrong)}): "
+                         "move that folder away and run again to download it afresh.")
+    files = [file for name in CLASSES for file in found.get(name, [])]
+    labels = torch.tensor([label for label, name in enumerate(CLASSES) for _ in found.get(name, [])])
+    stats = "".join(f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n" for file in files)
+    cache = CACHE / f"eurosat-{hashlib.sha256((PIL.__version__ + stats).encode()).hexdigest()[:16]}.npz"
+    images, trouble = _read_cache(cache, (len(files), 3, 64, 64)), ""
+    if images is None:
+        images = np.stack([_decode(file) for file in progress(files, "decoding pictures")])
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        with _whole_or_nothing(cache) as part:
-            np.save(part, images)
+        try:
+            with _whole_or_nothing(cache) as part:
+                np.savez(part, images=images)
+        except OSError as error:
+            trouble = f"The pictures could not be cached ({error.strerror or error}): the next start decodes them again."
     if get_ipython():
         clear_output()  # a saved notebook is the same whether there was a cache or not
-    return Pictures(torch.from_numpy(images), torch.tensor(dataset.targets), [file.name for file in files],
-                    dataset.classes, real)
+    if trouble:
+        print(trouble)
+    return Pictures(torch.from_numpy(images), labels, [file.name for file in files], list(CLASSES), real)
+
+
+def _decode(file):
+    """Pixels (64, 64, 3) of a JPEG; ValueError if it cannot be read or is not an RGB picture of 64 x 64."""
+    try:
+        with Image.open(file, formats=["JPEG"]) as picture:
+            found = f"{picture.mode} of {picture.width} x {picture.height}"
+            pixels = np.asarray(picture)
+    except Exception as error:  # whatever the bytes are, the advice is the same
+        raise ValueError(f"{file} cannot be read ({error}): put the published picture in its place.") from error
+    if found != "RGB of 64 x 64":
+        raise ValueError(f"{file} is {found} instead of RGB of 64 x 64: put the published picture in its place.")
+    return pixels
+
+
+def _read_cache(cache, shape):
+    """The pictures in the file `cache`, or None unless it is whole, which the checksum in a zip file tells."""
+    try:
+        with np.load(cache, allow_pickle=False) as file:
+            images = file["images"]
+    except Exception:  # not there, cut off, damaged: it is written afresh
+        return None
+    return images if (images.shape, images.dtype) == (shape, np.uint8) else None
 
 
 @contextlib.contextmanager
@@ -225,26 +267,44 @@ def split_eurosat(data, root=None, seed=42):
     """
     folder = pathlib.Path(root or os.environ.get("EUROSAT_ROOT", "data")) / "eurosat"
     lists = {part: folder / f"eurosat-{part}.txt" for part in ("train", "val", "test")}
-    if data.real and all(path.is_file() for path in lists.values()):
-        where = {name: index for index, name in enumerate(data.names)}
-        return {part: torch.tensor([where[name] for name in path.read_text().split()]) for part, path in lists.items()}
+    if data.real and any(path.exists() for path in lists.values()):
+        return _read_lists(lists, {name: index for index, name in enumerate(data.names)})
     order = np.argsort(data.names)
     rest, test = train_test_split(order, test_size=0.2, random_state=seed, stratify=data.labels[order])
     train, val = train_test_split(rest, test_size=0.25, random_state=seed, stratify=data.labels[rest])
     return {part: torch.from_numpy(index) for part, index in (("train", train), ("val", val), ("test", test))}
 
 
+def _read_lists(lists, where):
+    """The indices `where` of the names in the `lists` {part: path}; ValueError if they make no split."""
+    advice, parts, taken = "put the published list in its place, or move all three away.", {}, {}
+    for part, path in lists.items():
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, but another list of the split is there: {advice}")
+        names = path.read_text(errors="replace").split()
+        for name in names:
+            if name not in where:
+                raise ValueError(f"{path} names {name}, which is none of the pictures: {advice}")
+            if name in taken:
+                raise ValueError(f"{path} names {name}, which {taken[name]} has named before: {advice}")
+            taken[name] = path.name
+        if not names:
+            raise ValueError(f"{path} names no picture: {advice}")
+        parts[part] = torch.tensor([where[name] for name in names])
+    return parts
+
+
 def labels_of(dataset):
     """Labels (N,) of a dataset or of nested Subsets, read without decoding a picture."""
     if isinstance(dataset, Subset):
-        return labels_of(dataset.dataset)[torch.as_tensor(dataset.indices)]
+        return labels_of(dataset.dataset)[torch.as_tensor(dataset.indices, dtype=torch.long)]
     return torch.as_tensor(dataset.labels if hasattr(dataset, "labels") else dataset.targets)
 
 
 def batch_of(dataset, index):
     """Pictures (B, 3, H, W) and labels (B,) of the items `index` (B,), in one step where the dataset holds tensors."""
     if isinstance(dataset, Subset):
-        return batch_of(dataset.dataset, torch.as_tensor(dataset.indices)[index])
+        return batch_of(dataset.dataset, torch.as_tensor(dataset.indices, dtype=torch.long)[index])
     if hasattr(dataset, "images"):
         return dataset.images[index], dataset.labels[index]
     pictures, labels = zip(*(dataset[int(i)] for i in index))
@@ -308,7 +368,7 @@ class Config:
     def __post_init__(self):
         for name, (fits, allowed) in ALLOWED.items():
             if not fits(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
+                raise ValueError(f"{name} is {' '.join(repr(getattr(self, name)).split())}; allowed: {allowed}")
 
     @classmethod
     def of(cls, cfg):
@@ -326,7 +386,8 @@ class Config:
 
 def _described(value):
     if isinstance(value, nn.Module):  # the text of a loss leaves out its numbers
-        return f"{value} {[(k, v) for k, v in vars(value).items() if isinstance(v, (int, float, str))]}"
+        plain = [(k, v) for k, v in vars(value).items() if isinstance(v, (int, float, str))]
+        return f"{value} {plain} {_digest(value.state_dict().values())}"
     return getattr(value, "__qualname__", str(value))
 
 
@@ -340,8 +401,11 @@ def _whole(value):
 
 TINY = 1e-30
 ALLOWED = {"batch_size": (_whole, "a whole number above 0"), "epochs": (_whole, "a whole number above 0"),
-           "criterion": (lambda v: callable(v) and not isinstance(v, type), "a loss such as nn.CrossEntropyLoss()"),
-           "optimizer": (callable, "a class such as torch.optim.AdamW"),
+           "criterion": (lambda v: callable(v) and not isinstance(v, type) and getattr(v, "reduction", "mean") == "mean",
+                         "a loss such as nn.CrossEntropyLoss() that gives the mean over a batch"),
+           "optimizer": (lambda v: issubclass(v, torch.optim.Optimizer) if isinstance(v, type) else callable(v),
+                         "a class such as torch.optim.AdamW"),
+           "seed": (lambda v: isinstance(v, numbers.Integral) and 0 <= v < 2**32, "a whole number from 0 to 2**32 - 1"),
            "learning_rate": (_number(TINY, 1e30), "a number above 0"), "clip": (_number(TINY, math.inf), "a number above 0"),
            "warm_up": (_number(0, 1), "0 to 1"), "average": (_number(0, 1 - 1e-9), "0 to below 1"),
            "views": (lambda v: v in (1, 8), "1 or 8")}
@@ -405,22 +469,24 @@ class Trainer:
     def iter_step(self, X, Y):
         """One optimisation step on pictures X (B, 3, H, W) and labels Y (B,); returns (loss, accuracy) of the batch.
 
-        FloatingPointError if the loss is not finite; the weights are then those of the step before.
+        FloatingPointError if the loss or the gradient is not finite; the weights are then those of the step before.
         """
         self.model.train()
         Y = Y.to(self.device)
         with _advice_on_memory(len(Y)):
             scores = self._forward(self.model, self._prepare(X, augment=self.cfg.augment))
-            if not 0 <= Y.min() <= Y.max() < scores.shape[1]:
-                raise ValueError(f"labels run from {Y.min()} to {Y.max()}; the model has the classes 0 to {scores.shape[1] - 1}")
+            _check_labels(Y, scores.shape[1])
             loss = self.cfg.criterion(scores, Y)
-            if not torch.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss.item()}: lower learning_rate (now {self.cfg.learning_rate}) or set clip")
+            self._check_finite("loss", loss)
             self.optimizer.zero_grad()
             loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip)
+        self._check_finite("gradient", nn.utils.clip_grad_norm_(self.model.parameters(), self.cfg.clip))
         self.optimizer.step()
         return loss.item(), (scores.argmax(1) == Y).sum().item() / len(Y)
+
+    def _check_finite(self, name, value):
+        if not torch.isfinite(value):
+            raise FloatingPointError(f"the {name} is {value.item()}: lower learning_rate (now {self.cfg.learning_rate}) or set clip")
 
     def train(self, dataset, label="training", after_epoch=None, checkpoint=None):
         """Train for cfg.epochs; returns (avg_loss, avg_acc), lists with one value per iteration.
@@ -474,6 +540,8 @@ class Trainer:
         """Logarithms of the class probabilities (N, n_classes), averaged over cfg.views, and labels (N,)."""
         if not len(dataset):
             raise ValueError("dataset is empty: nothing to predict")
+        if not _whole(batch_size):
+            raise ValueError(f"batch_size is {batch_size!r}; allowed: a whole number above 0")
         model = self.averaged.module if self.averaged else self.model  # in the middle of a training: the averaged weights
         model.eval()
         scores, labels = [], []
@@ -492,6 +560,7 @@ class Trainer:
         Each value is the mean over all samples so far; the last one is the mean over the dataset.
         """
         scores, labels = self.predict(dataset, label)
+        _check_labels(labels, scores.shape[1])
         means = RunningMean()
         for score, Y in zip(scores.split(self.cfg.batch_size), labels.split(self.cfg.batch_size)):
             means.add(self.cfg.criterion(score, Y).item(), (score.argmax(1) == Y).sum().item() / len(Y), len(Y))
@@ -508,6 +577,11 @@ class Trainer:
     def _forward(self, model, X):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=_has_bfloat16(self.device)):
             return model(X).float()
+
+
+def _check_labels(labels, classes):
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; the model has the classes 0 to {classes - 1}")
 
 
 def _device(name):
@@ -533,30 +607,40 @@ class Checkpoint:
     def __init__(self, path, trainer, schedule, means, dataset):
         self.path, self.trainer, self.means = pathlib.Path(path), trainer, means
         self.parts = {"model": trainer.model, "averaged": trainer.averaged, "optimizer": trainer.optimizer, "schedule": schedule}
-        weights = torch.cat([p.detach().flatten().cpu() for p in trainer.model.parameters()])
-        self.of = {**trainer.cfg.described(), "pictures": str(len(dataset)),
-                   "first weights": hashlib.sha256(weights.numpy()).hexdigest()}
+        some = batch_of(dataset, torch.linspace(0, len(dataset) - 1, 256).long())  # of all: hashing every picture takes long
+        self.of = {**trainer.cfg.described(), "pictures": f"{len(dataset)}, {_digest(some)}",
+                   "first weights": _digest(trainer.model.parameters())}
+
+    def _state(self, epochs):
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        return state | {"of": self.of, "epochs": epochs, "order": self.trainer.generator.get_state(), "random": torch.get_rng_state(),
+                        "losses": self.means.losses, "accuracies": self.means.accuracies, "seconds": self.trainer.seconds}
 
     def save(self, epochs):
         """Write the state after `epochs` epochs; a reader sees the old file or the new one, nothing between."""
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        state |= {"of": self.of, "epochs": epochs, "order": self.trainer.generator.get_state(), "random": torch.get_rng_state(),
-                  "losses": self.means.losses, "accuracies": self.means.accuracies, "seconds": self.trainer.seconds}
-        with _whole_or_nothing(self.path) as part:
-            torch.save(state, part)
+        try:
+            with _whole_or_nothing(self.path) as part:
+                torch.save(self._state(epochs), part)
+        except (OSError, RuntimeError) as error:
+            raise OSError(f"{self.path} could not be written ({str(error).splitlines()[0]}): free some space or choose another "
+                          "folder; the checkpoint before it is whole.") from error
 
     def load(self):
         """Number of finished epochs, 0 without a file. ValueError if it is damaged or belongs to another training."""
         if not self.path.is_file():
             return 0
         try:
+            with zipfile.ZipFile(self.path) as file:  # torch.load does not look at the checksums
+                wrong = file.testzip()
             state = torch.load(self.path, map_location=self.trainer.device, weights_only=True)
-            found = state["of"]
+            found = {name: state["of"].get(name) for name in self.of}
+            if wrong or (wrong := self._state(0).keys() - state.keys()):
+                raise ValueError(f"damaged or missing: {wrong}")
         except Exception as error:  # whatever the bytes are, the advice is the same
             raise ValueError(f"{self.path} is no readable checkpoint: remove it to start this training afresh") from error
         for name in self.of:
-            if found.get(name) != self.of[name]:
-                raise ValueError(f"{self.path} is of another training: {name} was {found.get(name)}, is {self.of[name]}. "
+            if found[name] != self.of[name]:
+                raise ValueError(f"{self.path} is of another training: {name} was {found[name]}, is {self.of[name]}. "
                                  "Remove it to start this training afresh.")
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
@@ -565,6 +649,13 @@ class Checkpoint:
         self.means.losses[:], self.means.accuracies[:] = state["losses"], state["accuracies"]
         self.trainer.seconds = state["seconds"]
         return state["epochs"]
+
+
+def _digest(tensors):
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
 
 
 def one_cycle(steps, warm_up, step):

@@ -138,7 +138,7 @@ FAULTS = [  # cell, right, wrong, the check that must find it
 
 HARM = [  # cell, right, wrong, the check that it costs, a part of the reason given
     ("imports", "import math", "import no_such_package\nimport math", None, "cell imports: ModuleNotFoundError"),
-    ("data", "data =", "FOREVER = [0 for _ in iter(int, 1)]\nimport sys\nEND = sys.exit(0)\ndata =", None, "stopped after the limit"),
+    ("data", "data =", "import sys, time\nLATE = time.sleep(99)\nEND = sys.exit(0)\ndata =", None, "stopped after the limit"),
     ("pretrained", "network", "this is no Python\nnetwork", None, "cell pretrained: SyntaxError"),
     ("rotate", "if rotation not", "while rotation == 360:\n        pass\n    if rotation not", "rotate_picture turns", "limit of"),
     ("histogram", "fig, ax =", "import os; os._exit(0); fig, ax =", "plot_histogram", "ended its process (exit status 0)"),
@@ -156,7 +156,7 @@ def write(path, changes):
     cells = dict(CELLS)
     for name, right, wrong, *_ in changes:
         assert right in cells[name]
-        cells[name] = cells[name].replace(right, wrong)
+        cells[name] = cells[name].replace(right, wrong, 1)
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source.strip(), id=name)
                                                    for name, source in cells.items()]), path)
     return path
@@ -167,7 +167,7 @@ def reports(tmp_path_factory):
     """Reports on our own notebooks and on two others, made at the same time to save it."""
     folder = tmp_path_factory.mktemp("submissions")
     jobs = {"own": ("ps2_eurosat.ipynb", ["part1", "part2"]), "faults": (write(folder / "faults.ipynb", FAULTS),),
-            "harm": (write(folder / "harm.ipynb", HARM), ["part2"], 4)}
+            "harm": (write(folder / "harm.ipynb", HARM), ["part2"], 6)}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         futures = {name: pool.submit(grade.grade, *job) for name, job in jobs.items()}
     return {name: future.result() for name, future in futures.items()}
@@ -213,4 +213,4 @@ def test_the_table_names_tasks_checks_and_what_a_person_reads(reports):
 
 
 def test_text_of_a_submission_cannot_break_the_table():
-    assert grade.plain("a | b\n<img src=x> [x](y)") == "a \\| b \\<img src=x> \\[x](y)"
+    assert grade.plain("a | b\n<img src=x> [x](y) \x1b[31m\ud800") == "a \\| b \\<img src=x> \\[x](y) ?\\[31m?"

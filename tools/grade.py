@@ -37,7 +37,7 @@ TASKS = {  # task: (title, points possible, points for a person to give, what th
 def run_checks(notebook, parts, limit):
     """Run the checks of `parts` in pytest; returns its report {"checks", "problems", "network"}."""
     namespace = NAMESPACE if _works([*NAMESPACE, "true"]) else []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         report = pathlib.Path(folder, "report.json")
         command = [*namespace, sys.executable, "-m", "pytest", "--capture=no", f"--rootdir={ROOT}",
                    f"--config-file={ROOT}/pyproject.toml", f"--submission={pathlib.Path(notebook).resolve()}", f"--report={report}", f"--limit={limit}",
@@ -96,7 +96,8 @@ def markdown(report):
 
 def plain(text):
     """A submission's text, so that it cannot break the table or bring in its own markup."""
-    return " ".join(text.split()).translate({ord(sign): f"\\{sign}" for sign in "|<[`*\\"})
+    text = "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+    return text.translate({ord(sign): f"\\{sign}" for sign in "|<[`*\\"})
 
 
 if __name__ == "__main__":
