@@ -17,5 +17,15 @@ test: .venv/installed
 full: .venv/installed
 	PS2_PROFILE=full .venv/bin/python tools/notebook.py ps2_theory.ipynb
 	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/notebook.py ps2_eurosat.ipynb
+	.venv/bin/python tools/pdf.py ps2_theory.ipynb ps2_eurosat.ipynb
 
-.PHONY: run test full
+pdf: .venv/installed
+	.venv/bin/python tools/pdf.py ps2_theory.ipynb ps2_eurosat.ipynb
+
+check: .venv/installed
+	.venv/bin/python tools/check.py
+
+grade: .venv/installed
+	.venv/bin/python tools/grade.py $(SUBMISSION)
+
+.PHONY: run test full pdf check grade
