@@ -35,7 +35,7 @@ def test_the_readme_shows_the_results_of_the_run():
     report, readme = (pathlib.Path(path).read_text() for path in ("report/results.json", "README.md"))
     for result in json.loads(report)["results"]:
         low, high = result["interval"]
-        assert (f"| {result['model']} | {result['parameters']:,} | {result['epochs']} | {result['accuracy']:.2%} | "
+        assert (f"| {result['model']} | {result['parameters']:,} | {result['epochs']} | {100 * result['accuracy']:.2f} % | "
                 f"{100 * low:.2f} to {100 * high:.2f} % |") in readme
 
 
