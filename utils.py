@@ -311,37 +311,12 @@ def batch_of(dataset, index):
     return torch.stack([v2.functional.to_image(picture) for picture in pictures]), torch.tensor(labels)
 
 
-# Augmentation on whole batches
+# Training
 
 def view(images, k):
     """View k (0 to 7) of the pictures (..., H, W): the four rotations, then the four rotations of the mirror image."""
     return torch.rot90(images if k < 4 else images.flip(-1), k % 4, dims=(-2, -1))
 
-
-def random_views(images, generator):
-    """Each picture of the batch (B, C, H, H) in one of its eight views, drawn at random."""
-    flip = torch.rand(3, len(images), 1, 1, 1, generator=generator).to(images.device) < 0.5
-    images = torch.where(flip[0], images.flip(-1), images)
-    images = torch.where(flip[1], images.flip(-2), images)
-    return torch.where(flip[2], images.transpose(-1, -2), images)
-
-
-def random_shift(images, generator, by=4):
-    """Each picture of the batch (B, C, H, W) moved by up to `by` pixels each way; the border is mirrored."""
-    size, height, width = len(images), images.shape[-2], images.shape[-1]
-    padded = nn.functional.pad(images.float(), (by,) * 4, mode="reflect").permute(0, 2, 3, 1)
-    down, right = torch.randint(0, 2 * by + 1, (2, size, 1), generator=generator).to(images.device)
-    rows = (torch.arange(height, device=images.device) + down)[:, :, None]
-    columns = (torch.arange(width, device=images.device) + right)[:, None, :]
-    return padded[torch.arange(size, device=images.device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
-
-
-def random_views_and_shift(images, generator):
-    """`random_views`, then `random_shift`."""
-    return random_shift(random_views(images, generator), generator)
-
-
-# Training
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -411,49 +386,6 @@ ALLOWED = {"batch_size": (_whole, "a whole number above 0"), "epochs": (_whole, 
            "views": (lambda v: v in (1, 8), "1 or 8")}
 
 
-class Muon(torch.optim.Optimizer):
-    """Muon for the kernels of convolutions, seen as matrices (O, h * w * I), and AdamW at a tenth of its rate for the rest.
-
-    torch.optim.Muon takes matrices only; it gets views of the kernels, which must be channels_last, as in Trainer.
-    Source: Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
-    """
-
-    def __init__(self, parameters, lr, weight_decay=0.05):
-        parameters = list(parameters)
-        self.kernels = [p for p in parameters if p.ndim == 4]
-        self.matrices = [nn.Parameter(_matrix(p.data)) for p in self.kernels]
-        self.muon = torch.optim.Muon(self.matrices, lr=lr, weight_decay=weight_decay)
-        self.adamw = torch.optim.AdamW([p for p in parameters if p.ndim != 4], lr=lr / 10, weight_decay=weight_decay)
-        super().__init__(parameters, dict(lr=lr))
-        self._join_groups()
-
-    def _join_groups(self):
-        self.param_groups = self.muon.param_groups + self.adamw.param_groups
-
-    def state_dict(self):
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
-
-    def load_state_dict(self, state):
-        self.muon.load_state_dict(state["muon"])
-        self.adamw.load_state_dict(state["adamw"])
-        self._join_groups()
-
-    def step(self):
-        for kernel, matrix in zip(self.kernels, self.matrices):
-            matrix.grad = _matrix(kernel.grad)
-        self.muon.step()
-        self.adamw.step()
-
-    def zero_grad(self):
-        for kernel in self.kernels:
-            kernel.grad = None
-        self.adamw.zero_grad()
-
-
-def _matrix(kernel):
-    return kernel.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).reshape(len(kernel), -1)
-
-
 class Trainer:
     """Train and test a classifier.
 
@@ -461,7 +393,7 @@ class Trainer:
     """
 
     def __init__(self, model, cfg, device=DEVICE):
-        self.cfg, self.device, self.seconds, self.averaged = Config.of(cfg), _device(device), 0.0, None
+        self.cfg, self.device, self.seconds, self.averaged = Config.of(cfg), check_device(device), 0.0, None
         self.model = model.to(self.device, memory_format=torch.channels_last)
         self.optimizer = self.cfg.optimizer(self.model.parameters(), lr=self.cfg.learning_rate)
         self.generator = torch.Generator().manual_seed(self.cfg.seed)
@@ -540,8 +472,7 @@ class Trainer:
         """Logarithms of the class probabilities (N, n_classes), averaged over cfg.views, and labels (N,)."""
         if not len(dataset):
             raise ValueError("dataset is empty: nothing to predict")
-        if not _whole(batch_size):
-            raise ValueError(f"batch_size is {batch_size!r}; allowed: a whole number above 0")
+        check_whole("batch_size", batch_size)
         model = self.averaged.module if self.averaged else self.model  # in the middle of a training: the averaged weights
         model.eval()
         scores, labels = [], []
@@ -579,12 +510,19 @@ class Trainer:
             return model(X).float()
 
 
+def check_whole(name, value, low=1):
+    """ValueError that names the argument unless `value` is a whole number of at least `low`."""
+    if not isinstance(value, numbers.Integral) or value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
+
+
 def _check_labels(labels, classes):
     if not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; the model has the classes 0 to {classes - 1}")
 
 
-def _device(name):
+def check_device(name):
+    """The torch.device of that name, the CPU for None; ValueError if this machine does not have it."""
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, TypeError, AssertionError) as error:

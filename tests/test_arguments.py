@@ -66,7 +66,7 @@ def test_labels_outside_the_classes(trainer, labels):
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, None])
 def test_batch_size_of_a_prediction(trainer, size):
-    with pytest.raises(ValueError, match="batch_size is .*; allowed: a whole number above 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1, not"):
         trainer.predict(pictures([0]), batch_size=size)
 
 
@@ -74,20 +74,18 @@ def test_batch_size_of_a_prediction(trainer, size):
 
 EQUAL = [0.1] * 10
 SHARES = [("length", -1, EQUAL, {}), ("length", 0, EQUAL, {}), ("shares", 5, [0.2] * 5 + [-0.1] * 5, {}), ("shares", 5, [INF] * 10, {}),
-          ("shares", 5, [1 / 9] * 9, {}), ("shares", 5, [0.1 + 1e-5] * 10, {}), ("share above 0", 500, [1 / 11] * 11, {})]
-OPEN = [("shares", 5, [NAN] * 10, {}), ("shares", 5, [], {}), ("shares", 5, None, {}), ("shares", 5, ["a"] * 10, {}),
-        ("length", 2.5, EQUAL, {}), ("length", "5", EQUAL, {}), ("device", 5, EQUAL, {"device": "gpu"}), ("seed", 5, EQUAL, {"seed": 1.5})]
-known = pytest.mark.xfail(strict=True, reason="the notebook does not refuse it by name yet")
+          ("shares", 5, [1 / 9] * 9, {}), ("shares", 5, [0.1 + 1e-5] * 10, {}), ("share above 0", 500, [1 / 11] * 11, {}),
+          ("shares", 5, [NAN] * 10, {}), ("shares", 5, [], {}), ("shares", 5, None, {}), ("shares", 5, ["a"] * 10, {}),
+          ("length", 2.5, EQUAL, {}), ("length", "5", EQUAL, {}), ("device", 5, EQUAL, {"device": "gpu"}), ("seed", 5, EQUAL, {"seed": 1.5})]
 
 
-@pytest.mark.parametrize("name, length, shares, more", [*SHARES, *(pytest.param(*case, marks=known) for case in OPEN)])
+@pytest.mark.parametrize("name, length, shares, more", SHARES)
 def test_rotated_dataset(part2, name, length, shares, more):
     data = utils.Pictures(torch.zeros(20, 3, 2, 2), torch.arange(20) % 10, [f"{i}.jpg" for i in range(20)], utils.CLASSES)
     with pytest.raises(ValueError, match=name):
         part2["RotateEuroSAT"](data, length, shares, **more)
 
 
-@known
 def test_rotated_dataset_of_nothing(part2):
     data = utils.Pictures(torch.zeros(0, 3, 2, 2), torch.zeros(0, dtype=torch.long), [], utils.CLASSES)
     with pytest.raises(ValueError, match="original_data"):
@@ -100,10 +98,10 @@ def test_angle(part2, rotation):
         part2["rotate_picture"](torch.zeros(3, 2, 2), rotation)
 
 
-@pytest.mark.parametrize("arguments", [(0,), (-1,), (2, 0), (2, -2), (2, 1, -1), (2, 1, 2), (3, 1, 2), (NAN,),
-                                       *(pytest.param(wrong, marks=known) for wrong in [(2.5,), ("2",), (None,), ((2, 2),), (2, 1.5)])])
+@pytest.mark.parametrize("arguments", [(0,), (-1,), (NAN,), (2.5,), ("2",), (None,), ((2, 2),), (2, 0), (2, -2), (2, 1.5),
+                                       (2, 1, -1), (2, 1, 2), (3, 1, 2), (2, 1, None)])
 def test_max_pool(part2, arguments):
-    with pytest.raises(ValueError, match="kernel_size .* must be at least 1"):
+    with pytest.raises(ValueError, match=f"^{('kernel_size', 'stride', 'padding')[len(arguments) - 1]} must be "):
         part2["MyMaxPool"](*arguments)
 
 
@@ -113,7 +111,6 @@ def test_max_pool_of_too_small_a_picture(part2, shape):
         part2["MyMaxPool"](2)(torch.zeros(shape))
 
 
-@known
 @pytest.mark.parametrize("n_classes", [0, -1, 2.5, "3", None])
 def test_number_of_classes(part2, n_classes):
     with pytest.raises(ValueError, match="n_classes"):
@@ -121,8 +118,7 @@ def test_number_of_classes(part2, n_classes):
 
 
 @pytest.mark.parametrize("rates, sizes, name", [([-1], [4], "learning_rate"), (["a"], [4], "learning_rate"), ([0.1], [0], "batch_size"),
-                                                pytest.param([], [4], "learning_rates", marks=known),
-                                                pytest.param([0.1], [], "batch_sizes", marks=known)])
+                                                ([], [4], "learning_rates"), ([0.1], [], "batch_sizes")])
 def test_grid(part2, rates, sizes, name):
     rng = np.random.default_rng(0)
     data = utils.Pictures(torch.from_numpy(rng.integers(0, 255, (20, 3, 32, 32), np.uint8)), torch.arange(20) % 2,

@@ -7,7 +7,9 @@ from PIL import Image
 from tqdm import tqdm
 
 import utils
+from tools.notebook import definitions
 
+RECIPE = definitions("ps2_eurosat.ipynb")
 
 def test_offline_gives_a_stand_in_that_says_so(offline):
     data = utils.load_eurosat()
@@ -91,13 +93,13 @@ def test_views_are_the_eight_symmetries():
     picture = torch.arange(16).reshape(1, 4, 4)
     views = [utils.view(picture, k) for k in range(8)]
     assert len({tuple(v.flatten().tolist()) for v in views}) == 8
-    drawn = utils.random_views(picture.expand(400, 1, 4, 4), torch.Generator().manual_seed(0))
+    drawn = RECIPE["random_views"](picture.expand(400, 1, 4, 4), torch.Generator().manual_seed(0))
     assert {tuple(v.flatten().tolist()) for v in drawn} == {tuple(v.flatten().tolist()) for v in views}
 
 
 def test_shift_moves_without_changing_values():
     picture = torch.arange(64.0).reshape(1, 1, 8, 8)
-    shifted = utils.random_shift(picture, torch.Generator().manual_seed(1), by=2)
+    shifted = RECIPE["random_shift"](picture, torch.Generator().manual_seed(1), by=2)
     padded = torch.nn.functional.pad(picture, (2,) * 4, mode="reflect")
     places = [padded[..., i:i + 8, j:j + 8] for i in range(5) for j in range(5)]
     assert any(torch.equal(shifted, place) for place in places)

@@ -20,11 +20,13 @@ from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
 import utils
+from tools.notebook import definitions
 
+RECIPE = definitions("ps2_eurosat.ipynb")
 APART = multiprocessing.get_context("forkserver")
 APART.set_forkserver_preload(["utils"])
-CFG = utils.Config(batch_size=16, epochs=2, learning_rate=1e-2, optimizer=utils.Muon, seed=3, warm_up=0.1, clip=1.0,
-                   average=0.9, augment=utils.random_views_and_shift, transform=v2.Normalize([0.5] * 3, [0.2] * 3))
+CFG = utils.Config(batch_size=16, epochs=2, learning_rate=1e-2, optimizer=RECIPE["Muon"], seed=3, warm_up=0.1, clip=1.0,
+                   average=0.9, augment=RECIPE["random_views_and_shift"], transform=v2.Normalize([0.5] * 3, [0.2] * 3))
 
 
 def model():

@@ -123,7 +123,6 @@ def test_sigmoid_and_sizes(theory, number):  # noqa: F811
     print(f"{number} cases: sigmoid and output sizes against scipy and counting")
 
 
-@pytest.mark.xfail(strict=True, reason="the notebook negates z before it makes it a float")
 @pytest.mark.parametrize("kind", ["uint8", "bool", "int8"])
 def test_sigmoid_of_bytes(theory, kind):  # noqa: F811
     z = np.array([0, 1, 33]).astype(kind) if kind != "int8" else np.array([-128], kind)
@@ -163,7 +162,6 @@ def test_class_counts(part2, number):
     print(f"{number} cases: class_counts against its definition")
 
 
-@pytest.mark.xfail(strict=True, reason="the notebook does not divide by the sum, which RotateEuroSAT lets be off by a millionth")
 def test_class_counts_of_shares_that_are_off_by_what_is_allowed(part2):
     assert part2["class_counts"](2 * 10**7, [0.1 + 9e-8] * 10).sum() == 2 * 10**7
 

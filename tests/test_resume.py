@@ -15,8 +15,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import utils
+from tools.notebook import definitions
 
-CFG = utils.Config(batch_size=16, epochs=4, learning_rate=0.02, optimizer=utils.Muon, seed=3, warm_up=0.1, average=0.9)
+RECIPE = definitions("ps2_eurosat.ipynb")
+CFG = utils.Config(batch_size=16, epochs=4, learning_rate=0.02, optimizer=RECIPE["Muon"], seed=3, warm_up=0.1, average=0.9)
 WORKER = """
 import sys, torch, utils
 from tests.test_resume import CFG, dataset, model
@@ -58,7 +60,7 @@ def weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, utils.Muon])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, RECIPE["Muon"]])
 @pytest.mark.parametrize("stop", [0, 2, 3])
 def test_a_resumed_training_ends_bit_identical(tmp_path, optimizer, stop):
     cfg = dataclasses.replace(CFG, optimizer=optimizer)

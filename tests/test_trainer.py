@@ -7,7 +7,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import utils
+from tools.notebook import definitions
 
+RECIPE = definitions("ps2_eurosat.ipynb")
 CFG = utils.Config(batch_size=16, epochs=2, learning_rate=1e-2, optimizer=torch.optim.SGD, seed=3)
 
 
@@ -52,9 +54,9 @@ def test_constant_loss_stays_constant():
     assert means.losses == [1.0] * 3 and means.accuracies == [0.5] * 3
 
 
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, utils.Muon])
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, RECIPE["Muon"]])
 def test_same_seed_same_numbers_and_no_side_effect(dataset, optimizer):
-    cfg = dataclasses.replace(CFG, optimizer=optimizer, augment=utils.random_views_and_shift, warm_up=0.1, average=0.9)
+    cfg = dataclasses.replace(CFG, optimizer=optimizer, augment=RECIPE["random_views_and_shift"], warm_up=0.1, average=0.9)
     torch.manual_seed(5)
     networks, state = [model() for _ in range(2)], torch.random.get_rng_state()
     curves = [utils.Trainer(network, cfg).train(dataset) for network in networks]
@@ -64,7 +66,7 @@ def test_same_seed_same_numbers_and_no_side_effect(dataset, optimizer):
     assert other != curves[0]
 
 
-@pytest.mark.parametrize("optimizer, rate", [(torch.optim.Adam, 0.02), (utils.Muon, 0.1)])
+@pytest.mark.parametrize("optimizer, rate", [(torch.optim.Adam, 0.02), (RECIPE["Muon"], 0.1)])
 def test_training_learns_two_colours(optimizer, rate):
     labels = torch.arange(64) % 2
     colours = labels.view(64, 1, 1, 1) * torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1) + torch.rand(64, 3, 8, 8) / 10
@@ -77,7 +79,7 @@ def test_training_learns_two_colours(optimizer, rate):
 def test_muon_changes_every_parameter(dataset):
     network = model()
     before = [p.clone() for p in network.parameters()]
-    utils.Trainer(network, dataclasses.replace(CFG, optimizer=utils.Muon)).iter_step(*dataset[:16])
+    utils.Trainer(network, dataclasses.replace(CFG, optimizer=RECIPE["Muon"])).iter_step(*dataset[:16])
     assert all(not torch.equal(old, new) for old, new in zip(before, network.parameters()))
 
 
