@@ -1,5 +1,6 @@
 # Each target is one or two plain commands; the README lists them for people without make.
 PYTHON ?= python3
+WORKERS ?= 2
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -28,4 +29,13 @@ check: .venv/installed
 grade: .venv/installed
 	.venv/bin/python tools/grade.py $(SUBMISSION)
 
-.PHONY: run test full pdf check grade
+tune: .venv/installed
+	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/tune.py $(WORKERS)
+
+bench: .venv/installed
+	EUROSAT_REQUIRED=1 .venv/bin/python tools/bench.py
+
+soak: .venv/installed
+	.venv/bin/python -m pytest -m soak -rP
+
+.PHONY: run test full pdf check grade tune bench soak

@@ -306,7 +306,8 @@ def batch_of(dataset, index):
     if isinstance(dataset, Subset):
         return batch_of(dataset.dataset, torch.as_tensor(dataset.indices, dtype=torch.long)[index])
     if hasattr(dataset, "images"):
-        return dataset.images[index], dataset.labels[index]
+        index = index.to(dataset.images.device)
+        return dataset.images.index_select(0, index), dataset.labels[index]  # many times as fast as images[index]
     pictures, labels = zip(*(dataset[int(i)] for i in index))
     return torch.stack([v2.functional.to_image(picture) for picture in pictures]), torch.tensor(labels)
 
@@ -499,9 +500,10 @@ class Trainer:
 
     def _prepare(self, X, augment=None):
         """Pictures, uint8 or in [0, 1], as the float batch that the model takes."""
-        scale = 255 if X.dtype == torch.uint8 else 1
-        X = X.to(self.device)
-        X = (augment(X, self.generator) if augment else X).float() / scale
+        are_bytes, X = X.dtype == torch.uint8, X.to(self.device)
+        X = augment(X, self.generator) if augment else X
+        X = X.to(torch.float32, memory_format=torch.channels_last)  # both at once: memory costs more than arithmetic
+        X = X.div_(255) if are_bytes else X
         X = self.cfg.transform(X) if self.cfg.transform else X
         return X.contiguous(memory_format=torch.channels_last)
 
@@ -657,7 +659,7 @@ class SharedGrid:
     def __init__(self, storage, points, cfg, patience=60.0):
         self.points, self.patience, self.signs = points, patience, {}
         name = hashlib.sha256(repr((cfg.described(), points)).encode()).hexdigest()[:8]
-        storage, self.folder = _open_storage(storage)
+        storage, self.folder = open_storage(storage)
         self.checkpoints = self.folder and str(self.folder / f"{name}-{{}}.pt")
         self.study = optuna.create_study(study_name=name, storage=storage, load_if_exists=True, direction="maximize",
                                          pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
@@ -732,7 +734,7 @@ class SharedGrid:
         return time.monotonic() - self.signs[trial.number][1]
 
 
-def _open_storage(address):
+def open_storage(address):
     """Storage for Optuna, and the folder that it lies in or None."""
     if address is None:
         return None, None

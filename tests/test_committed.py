@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-PUBLISHED = {"98.57", "96.67", "96.21"}  # figures of others, quoted in the discussion
+PUBLISHED = {"98.57", "96.67", "96.21", "0.58"}  # figures of others, quoted in the discussion
 NOTEBOOKS = ["ps2_theory.ipynb", "ps2_eurosat.ipynb"]
 
 

@@ -1,4 +1,4 @@
-"""Faults of a training, each caused for real: killed, interrupted, out of memory, diverging, with a damaged checkpoint."""
+"""Faults of a training, each caused for real: stopped, killed, interrupted, out of memory, diverging, with a damaged checkpoint."""
 import contextlib
 import dataclasses
 import io
@@ -46,6 +46,26 @@ def state(network):
 
 def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+# Stopped and started again
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, RECIPE["Muon"]])
+@pytest.mark.parametrize("stop", [0, 1])
+def test_a_resumed_training_ends_bit_identical(tmp_path, optimizer, stop):
+    cfg = dataclasses.replace(CFG, epochs=3, optimizer=optimizer)
+    whole, first, second, third = (utils.Trainer(model(), cfg, "cpu") for _ in range(4))
+    curves = whole.train(pictures(), label="")
+
+    def interrupt(epoch):
+        if epoch == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.train(pictures(), label="", after_epoch=interrupt, checkpoint=tmp_path / "state.pt")
+    for trainer in (second, third):  # the third reads back a finished training
+        assert trainer.train(pictures(), label="", checkpoint=tmp_path / "state.pt") == curves
+        assert same(state(whole.model), state(trainer.model))
 
 
 # Killed
@@ -102,6 +122,7 @@ def test_killed_at_random_times_it_ends_with_the_same_weights(tmp_path, training
 # Interrupted
 
 def interrupted_apart(answer, begun):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with SIGINT ignored
     torch.set_num_threads(1)
     trainer = utils.Trainer(model(), dataclasses.replace(CFG, epochs=10**6), "cpu")
     before, step = state(trainer.model), trainer.iter_step

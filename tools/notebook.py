@@ -1,6 +1,6 @@
 """Execute a notebook reproducibly, or load what it defines without running it.
 
-python tools/notebook.py NOTEBOOK [--out FILE]   executes top to bottom, in place unless --out is given
+python tools/notebook.py NOTEBOOK [--out FILE] [--until CELL]   executes top to bottom, in place unless --out is given
 """
 import argparse
 import ast
@@ -59,14 +59,19 @@ class Client(NotebookClient):
             print(text, flush=True)
 
 
-def execute(path, out=None):
+def execute(path, out=None, until=None):
     """Execute the notebook at `path` from the folder it lies in, and write it to `out` (default: `path`).
 
-    The file holds nothing that differs between two equal runs: no times, no widget state, fixed metadata and cell ids.
+    `until` is the id of the last cell to execute and write; it needs `out`. ValueError if there is no such cell. The file holds nothing that differs between two equal runs: no times, no widget state, fixed metadata and cell ids.
     A failing cell raises nbclient.exceptions.CellExecutionError, and nothing is written.
     """
     path = pathlib.Path(path)
     notebook = nbformat.read(path, as_version=4)
+    if until:
+        ids = [cell.id for cell in notebook.cells]
+        if until not in ids or not out:
+            raise ValueError(f"until={until!r} must be a cell of {path.name}, with a file `out` to write to")
+        notebook.cells = notebook.cells[:ids.index(until) + 1]
     Client(notebook, timeout=None, record_timing=False, store_widget_state=False, coalesce_streams=True,
            resources={"metadata": {"path": str(path.resolve().parent)}}).execute()
     notebook.metadata.pop("widgets", None)
@@ -81,6 +86,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook")
     parser.add_argument("--out", help="write the executed notebook here and leave the original alone")
+    parser.add_argument("--until", metavar="CELL", help="id of the last cell to execute; needs --out")
     arguments = parser.parse_args()
     print(f"executing {arguments.notebook}", flush=True)
-    print(f"wrote {execute(arguments.notebook, arguments.out)}")
+    print(f"wrote {execute(arguments.notebook, arguments.out, arguments.until)}")
