@@ -33,7 +33,7 @@ tune: .venv/installed
 	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/tune.py $(WORKERS)
 
 bench: .venv/installed
-	EUROSAT_REQUIRED=1 .venv/bin/python tools/bench.py
+	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/bench.py
 
 soak: .venv/installed
 	.venv/bin/python -m pytest -m soak -rP

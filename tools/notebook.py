@@ -62,7 +62,8 @@ class Client(NotebookClient):
 def execute(path, out=None, until=None):
     """Execute the notebook at `path` from the folder it lies in, and write it to `out` (default: `path`).
 
-    `until` is the id of the last cell to execute and write; it needs `out`. ValueError if there is no such cell. The file holds nothing that differs between two equal runs: no times, no widget state, fixed metadata and cell ids.
+    `until` is the id of the last cell to execute and write; it needs `out`. ValueError if there is no such cell.
+    The file holds nothing that differs between two equal runs: no times, no widget state, fixed metadata and cell ids.
     A failing cell raises nbclient.exceptions.CellExecutionError, and nothing is written.
     """
     path = pathlib.Path(path)
