@@ -1,6 +1,7 @@
 """Differences between two notebooks, named one by one."""
 import base64
 import io
+import json
 
 import nbformat
 import numpy as np
@@ -79,3 +80,10 @@ def test_a_number_within_the_tolerance_is_shown_and_passes(rows, number, status)
 def test_every_other_kind_of_change_fails(rows, change, expected):
     row, = rows(change)
     assert (row.cell, row.what, row.before, row.after) == expected and not row.within
+
+
+def test_a_notebook_without_cell_ids_equals_itself(notebook, tmp_path):
+    for cell in notebook.cells:
+        del cell["id"]
+    (tmp_path / "plain.ipynb").write_text(json.dumps(notebook))
+    assert check.compare(tmp_path / "plain.ipynb", tmp_path / "plain.ipynb") == []

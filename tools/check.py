@@ -37,9 +37,18 @@ class Difference:
     within: bool = False
 
 
+def read(path):
+    """The notebook in a file; a cell without an id gets its number, where nbformat would draw a random id."""
+    book = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    if book.get("nbformat_minor", 0) >= 5:
+        for number, cell in enumerate(book["cells"]):
+            cell.setdefault("id", f"number-{number}")
+    return nbformat.reads(json.dumps(book), as_version=4)
+
+
 def compare(before, after, tolerance=TOLERANCE):
     """The Differences between two notebook files; cells are paired by their ids."""
-    notebooks = [nbformat.read(path, as_version=4) for path in (before, after)]
+    notebooks = [read(path) for path in (before, after)]
     old, new = ({cell.get("id", f"number {n}"): cell for n, cell in enumerate(book.cells)} for book in notebooks)
     found = [row for name in {**old, **new} for row in compare_cells(name, old.get(name), new.get(name), tolerance)]
     orders = [[name for name in cells if name in old and name in new] for cells in (old, new)]
