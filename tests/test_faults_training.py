@@ -178,12 +178,14 @@ def test_interrupted_kernel_of_a_notebook_keeps_the_model():
 def hungry_apart(answer):
     torch.set_num_threads(1)
     trainer = utils.Trainer(model(), CFG, "cpu")
+    X, Y = torch.zeros(4000, 3, 64, 64, dtype=torch.uint8), torch.zeros(4000, dtype=torch.long)
     taken = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    X, Y = torch.zeros(400, 3, 64, 64), torch.zeros(400, dtype=torch.long)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**27, resource.RLIM_INFINITY))
+    unlimited = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**27, unlimited[1]))  # less than the pictures take as float32
     try:
         trainer.iter_step(X, Y)
     except MemoryError as error:
+        resource.setrlimit(resource.RLIMIT_AS, unlimited)  # other processes may take what is left: not what is tested here
         answer.put((str(error), math.isfinite(trainer.iter_step(X[:4], Y[:4])[0])))
     except BaseException as error:
         answer.put((repr(error), False))
@@ -194,7 +196,7 @@ def test_out_of_memory_suggests_half_the_batch_and_training_can_go_on():
     answer = APART.Queue()
     process = APART.Process(target=hungry_apart, args=(answer,))
     process.start()
-    assert answer.get(timeout=60) == ("no memory for a batch of 400 pictures: set batch_size to 200 or less", True)
+    assert answer.get(timeout=60) == ("no memory for a batch of 4000 pictures: set batch_size to 2000 or less", True)
     process.join()
 
 
