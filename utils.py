@@ -122,6 +122,7 @@ def downloading(label):
 class Pictures(Dataset):
     """Pictures as one uint8 tensor (N, 3, H, W) with labels (N,), file names and class names.
 
+    load_eurosat keeps the tensor channels_last, the order in memory that convolutions want.
     An item is (picture in [0, 1] as float32 (3, H, W), label). `real` is False for the generated stand-in.
     """
     images: torch.Tensor
@@ -143,11 +144,11 @@ class Pictures(Dataset):
     def part(self, index):
         """The pictures `index` (a tensor of indices or a slice) as Pictures of their own."""
         index = torch.arange(len(self))[index]
-        return Pictures(self.images[index], self.labels[index], [self.names[i] for i in index], self.classes, self.real)
+        return Pictures(batch_of(self, index)[0], self.labels[index], [self.names[i] for i in index], self.classes, self.real)
 
     def fingerprint(self):
-        """First 16 hex digits of the SHA-256 of all pixels and labels."""
-        digest = hashlib.sha256(self.images.numpy())
+        """First 16 hex digits of the SHA-256 of all pixels (picture by picture, row by row) and labels."""
+        digest = hashlib.sha256(self.images.movedim(1, -1).contiguous().numpy())
         digest.update(self.labels.numpy())
         return digest.hexdigest()[:16]
 
@@ -214,10 +215,9 @@ def load_eurosat(root=None):
     labels = torch.tensor([label for label, name in enumerate(CLASSES) for _ in found.get(name, [])])
     stats = "".join(f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n" for file in files)
     cache = CACHE / f"eurosat-{hashlib.sha256((PIL.__version__ + stats).encode()).hexdigest()[:16]}.npz"
-    images, trouble = _read_cache(cache, (len(files), 3, 64, 64)), ""
+    images, trouble = _read_cache(cache, (len(files), 64, 64, 3)), ""
     if images is None:
         images = np.stack([_decode(file) for file in progress(files, "decoding pictures")])
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         try:
             with _whole_or_nothing(cache) as part:
                 np.savez(part, images=images)
@@ -227,7 +227,7 @@ def load_eurosat(root=None):
         clear_output()  # a saved notebook is the same whether there was a cache or not
     if trouble:
         print(trouble)
-    return Pictures(torch.from_numpy(images), labels, [file.name for file in files], list(CLASSES), real)
+    return Pictures(torch.from_numpy(images).movedim(-1, 1), labels, [file.name for file in files], list(CLASSES), real)
 
 
 def _decode(file):
@@ -313,7 +313,8 @@ def batch_of(dataset, index):
         return batch_of(dataset.dataset, torch.as_tensor(dataset.indices, dtype=torch.long)[index])
     if hasattr(dataset, "images"):
         index = index.to(dataset.images.device)
-        return dataset.images.index_select(0, index), dataset.labels[index]  # many times as fast as images[index]
+        images = dataset.images.movedim(1, -1)  # whole pictures lie together then: many times as fast as images[index]
+        return images.index_select(0, index).movedim(-1, 1), dataset.labels[index]
     pictures, labels = zip(*(dataset[int(i)] for i in index))
     return torch.stack([v2.functional.to_image(picture) for picture in pictures]), torch.tensor(labels)
 
