@@ -1,10 +1,15 @@
 """The committed notebooks: one run from top to bottom, nothing of a machine in them, and no number that was typed."""
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
+
+from tools.check import EXACT, compare
 
 PUBLISHED = {"98.57", "96.67", "96.21", "0.58"}  # figures of others, quoted in the discussion
 NOTEBOOKS = ["ps2_theory.ipynb", "ps2_eurosat.ipynb"]
@@ -42,3 +47,10 @@ def test_the_readme_shows_the_results_of_the_run():
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_no_path_of_a_machine(path):
     assert not re.findall(r"/(?:home|root|tmp|work|Users)/\w+", pathlib.Path(path).read_text())
+
+
+def test_part_1_is_the_same_to_the_byte_with_the_arithmetic_of_an_older_processor(tmp_path):
+    again = tmp_path / "again.ipynb"
+    subprocess.run([sys.executable, "tools/notebook.py", "ps2_theory.ipynb", "--out", str(again)], check=True,
+                   env={**os.environ, "OPENBLAS_CORETYPE": "Prescott"})  # no fused products, other orders of sums
+    assert compare("ps2_theory.ipynb", again, EXACT) == []
