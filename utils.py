@@ -41,10 +41,12 @@ EUROSAT = {"AnnualCrop": 3000, "Forest": 3000, "HerbaceousVegetation": 3000, "Hi
            "Pasture": 2000, "PermanentCrop": 2500, "Residential": 3000, "River": 2500, "SeaLake": 3000}
 CLASSES = list(EUROSAT)
 
-with contextlib.suppress(OSError, AttributeError):  # glibc alone has this
-    # Freed memory stays with the process: to fetch it anew from the system in each step costs a tenth of training.
-    ctypes.CDLL("libc.so.6").mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-    ctypes.CDLL("libc.so.6").mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+try:  # freed memory stays with the process: to fetch it anew from the system in each step costs a tenth of training
+    GLIBC = ctypes.CDLL("libc.so.6")
+    GLIBC.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+    GLIBC.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+except (OSError, AttributeError):  # another system
+    GLIBC = None
 
 
 # Output: folders, figures, one line of progress
@@ -475,6 +477,8 @@ class Trainer:
         finally:
             self.model.load_state_dict(self.averaged.module.state_dict())
             self.averaged = None
+            if GLIBC:
+                GLIBC.malloc_trim(0)  # what lies free between two trainings goes back to the system
 
     def predict(self, dataset, label="predicting", batch_size=128):
         """Logarithms of the class probabilities (N, n_classes), averaged over cfg.views, and labels (N,)."""
