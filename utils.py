@@ -477,8 +477,7 @@ class Trainer:
         finally:
             self.model.load_state_dict(self.averaged.module.state_dict())
             self.averaged = None
-            if GLIBC:
-                GLIBC.malloc_trim(0)  # what lies free between two trainings goes back to the system
+            _give_back_memory()
 
     def predict(self, dataset, label="predicting", batch_size=128):
         """Logarithms of the class probabilities (N, n_classes), averaged over cfg.views, and labels (N,)."""
@@ -495,6 +494,7 @@ class Trainer:
                 probabilities = sum(self._forward(model, view(X, k)).softmax(1) for k in range(self.cfg.views)) / self.cfg.views
                 scores.append(probabilities.log().cpu())
                 labels.append(Y.cpu())
+        _give_back_memory()
         return torch.cat(scores), torch.cat(labels)
 
     def test(self, dataset, label="testing"):
@@ -527,6 +527,12 @@ def check_whole(name, value, low=1):
     """ValueError that names the argument unless `value` is a whole number of at least `low`."""
     if not isinstance(value, numbers.Integral) or value < low:
         raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
+
+
+def _give_back_memory():
+    """What lies free after a long work goes back to the system."""
+    if GLIBC:
+        GLIBC.malloc_trim(0)
 
 
 def _check_labels(labels, classes):
