@@ -1,6 +1,6 @@
 """Measure what this repository's code costs, beside what one would use instead, and write report/benchmark.md.
 
-python tools/bench.py [SECTION ...]    without a section: all of them, about 20 minutes on two cores
+python tools/bench.py [SECTION ...]    without a section: all of them, about 25 minutes on two cores
 
 Two things that are compared run alternately in one process, and medians are compared. Needs the pictures (EUROSAT_ROOT).
 """
