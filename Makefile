@@ -1,41 +1,42 @@
 # Each target is one or two plain commands; the README lists them for people without make.
 PYTHON ?= python3
 WORKERS ?= 2
+SUBMISSION ?= ps2_eurosat.ipynb
+NOTEBOOKS := ps2_theory.ipynb ps2_eurosat.ipynb
+PY := .venv/bin/python
+OLD := sys.exit("Python 3.11 or newer is needed; name it with make PYTHON=...")
 
-.venv/installed: requirements.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --requirement requirements.txt
+help:                   ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## ?/\t/' | expand -t 8
+
+.venv/installed: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or $(OLD)'
+	rm -rf .venv && $(PYTHON) -m venv .venv
+	$(PY) -m pip install --requirement requirements.txt --constraint constraints.txt \
+		|| { echo "The packages could not be installed: is there a network?" >&2; exit 1; }
 	touch .venv/installed
 
-run: .venv/installed
-	PS2_PROFILE=quick .venv/bin/python tools/notebook.py ps2_theory.ipynb --out build/ps2_theory.ipynb
-	PS2_PROFILE=quick .venv/bin/python tools/notebook.py ps2_eurosat.ipynb --out build/ps2_eurosat.ipynb
-	@echo "Results: executed notebooks in build/, figures in build/figures/, numbers in build/report/results.json"
+run: .venv/installed    ## both notebooks into build/: the record replayed, else a quick run
+	$(PY) -m tools.notebook
+test: .venv/installed   ## ruff and the tests
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+	$(PY) -m pytest
+full: .venv/installed   ## train everything on all images and write the record (75 minutes)
+	PS2_PROFILE=full $(PY) -m tools.notebook $(NOTEBOOKS)
+	$(PY) -m tools.pdf $(NOTEBOOKS)
+pdf: .venv/installed    ## both notebooks as PDF into report/
+	$(PY) -m tools.pdf $(NOTEBOOKS)
+check: .venv/installed  ## execute both again and say what differs
+	$(PY) -m tools.check
+grade: .venv/installed  ## points that a program can give: make grade SUBMISSION=FILE
+	$(PY) -m pytest tests/test_template.py --notebook "$(SUBMISSION)" --junitxml build/grade.xml
+tune: .venv/installed   ## the grid search of a full run in several processes: WORKERS=4
+	PS2_PROFILE=full $(PY) -m tools.tune "$(WORKERS)"
+bench: .venv/installed  ## measure speed into report/benchmark.md (half an hour)
+	$(PY) -m tools.bench
+soak: .venv/installed   ## all tests, with many more cases
+	$(PY) -m pytest -m "soak or not soak" --hypothesis-profile soak -rP
+clean:                  ## remove build/ and what the tools leave
+	rm -rf build .pytest_cache .hypothesis .ruff_cache __pycache__ */__pycache__
 
-test: .venv/installed
-	.venv/bin/python -m pytest
-
-full: .venv/installed
-	PS2_PROFILE=full .venv/bin/python tools/notebook.py ps2_theory.ipynb
-	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/notebook.py ps2_eurosat.ipynb
-	.venv/bin/python tools/pdf.py ps2_theory.ipynb ps2_eurosat.ipynb
-
-pdf: .venv/installed
-	.venv/bin/python tools/pdf.py ps2_theory.ipynb ps2_eurosat.ipynb
-
-check: .venv/installed
-	.venv/bin/python tools/check.py
-
-grade: .venv/installed
-	.venv/bin/python tools/grade.py $(SUBMISSION)
-
-tune: .venv/installed
-	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/tune.py $(WORKERS)
-
-bench: .venv/installed
-	PS2_PROFILE=full EUROSAT_REQUIRED=1 .venv/bin/python tools/bench.py
-
-soak: .venv/installed
-	.venv/bin/python -m pytest -m soak -rP
-
-.PHONY: run test full pdf check grade tune bench soak
+.PHONY: help run test full pdf check grade tune bench soak clean

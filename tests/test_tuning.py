@@ -1,111 +1,115 @@
-"""A grid search that processes share: each point once, whoever dies."""
-import os
-import pathlib
-import random
-import signal
-import socket
-import subprocess
-import sys
-import time
+"""The grid search: every pair, several processes, several machines, and broken off."""
 
-import optuna
+import functools
+import os
+import signal
+
+import joblib
+import nbformat
 import pytest
+import torch
+from distributed import Client, LocalCluster
+from torch.utils.data import TensorDataset
 
 import utils
+from tests.helpers import refused
+from tools import tune
 
-ROOT = pathlib.Path(__file__).parent.parent
-CFG = utils.Config(batch_size=16, epochs=4, learning_rate=0.02, seed=3)
-POINTS = [dict(learning_rate=rate, batch_size=size) for rate in (0.1, 0.2, 0.3) for size in (16, 32)]
-SEARCH = """
-import sys, time, utils
-from tests.test_tuning import CFG, POINTS
-grid = utils.SharedGrid(sys.argv[1], POINTS, CFG, patience=3)
-def train(point, report):
-    print("start", point, flush=True)
-    for epoch in range(3):
-        time.sleep(0.3)
-        report(epoch, POINTS[point]["learning_rate"] + epoch)
-grid.run(train)
-print("best", grid.best(), flush=True)
-"""
+CFG = {"batch_size": 8, "epochs": 2, "learning_rate": 0.01, "optimizer": "SGD"}
 
 
-def start(code, *arguments):
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT)
+@pytest.fixture(scope="module")
+def dataset():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 2, (24,), generator=generator)
+    return TensorDataset(
+        torch.rand(24, 3, 32, 32, generator=generator) / 4 + labels.view(-1, 1, 1, 1) / 2, labels
+    )
 
 
-@pytest.mark.parametrize("storage", ["grpc://nowhere", "grpc://:1", "grpc://host:port"])
-def test_a_wrong_address_is_refused(storage):
-    with pytest.raises(ValueError, match="storage is .*grpc://host:port"):
-        utils.SharedGrid(storage, POINTS, CFG)
+def test_every_pair_is_tried_and_the_best_wins(part2, dataset):
+    model, cfg, loss, accuracy = part2["grid_search"](
+        dataset, CFG, iter([1e-9, 0.01]), iter([8, 16])
+    )
+    table = part2["grid_search"].accuracies
+    assert table.shape == (2, 2) and accuracy == table.max()
+    assert (cfg["learning_rate"], cfg["batch_size"]) == (
+        [1e-9, 0.01][table.argmax() % 2],
+        [8, 16][table.argmax() // 2],
+    )
+    assert cfg["epochs"] == 2 and isinstance(model, part2["MyCNNModel"])
 
 
-def finished(storage):
-    """Number of finished trials of each point, and the lines of the searches."""
-    trials = utils.SharedGrid(storage, POINTS, CFG).study.get_trials()
-    done = [trial.user_attrs["point"] for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
-    return [done.count(point) for point in range(len(POINTS))]
+def test_a_point_that_diverges_loses_and_none_left_is_an_error(part2, dataset):
+    cfg = part2["grid_search"](dataset, CFG, [1e30, 0.01], [8])[1]
+    assert cfg["learning_rate"] == 0.01
+    with refused(RuntimeError, "lower the learning rates"):
+        part2["grid_search"](dataset, CFG, [1e30], [8])
 
 
-def search_with_one_kill(storage):
-    processes = [start(SEARCH, storage) for _ in range(3)]
-    assert "start" in processes[0].stdout.readline()
-    processes[0].kill()
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [-signal.SIGKILL, 0, 0]
-    best = [output.splitlines()[-1] for output in outputs[1:]]
-    assert best[0] == best[1] and best[0].startswith("best")
+@pytest.mark.parametrize(
+    "rates, sizes, word",
+    [(["a"], [4], "could not convert"), ([0.1], [0], "batch_size"), ([], [4], "at least one")],
+)
+def test_wrong_grids_are_refused(part2, dataset, rates, sizes, word):
+    with refused(ValueError, word):
+        part2["grid_search"](dataset, CFG, rates, sizes)
 
 
-def test_three_workers_on_one_journal_one_of_them_killed(tmp_path):
-    search_with_one_kill(tmp_path)
-    assert finished(tmp_path) == [1] * len(POINTS)
+def test_a_broken_search_goes_on_with_the_points_it_has(part2, dataset, tmp_path, monkeypatch):
+    run = utils.Run("quick", tmp_path, tmp_path / "work")
+    whole = part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16])
+    steps, step = [], utils.Trainer._optimise
+
+    def stop(trainer, X, Y):
+        steps.append(trainer.learning_rate)
+        if len(steps) == 8:  # in the second point
+            raise KeyboardInterrupt
+        step(trainer, X, Y)
+
+    monkeypatch.setattr(utils.Trainer, "_optimise", stop)
+    with pytest.raises(KeyboardInterrupt):
+        part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16], run=run)
+    steps[:] = [0] * 9
+    again = part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16], run=run)
+    assert again[1:] == whole[1:] and again[1]["optimizer"] == "SGD"
+    assert 0.01 not in steps[9 : 9 + 2]  # the first point is not trained again
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_three_workers_over_grpc_one_of_them_killed(tmp_path):
-    address = f"127.0.0.1:{free_port()}"
-    server = subprocess.Popen([sys.executable, "tools/tune.py", "--serve", address], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "PS2_STORAGE": str(tmp_path)})
+def kill_once(marker, images, generator):
+    """An augmentation that changes nothing, but kills the process that runs it, once."""
     try:
-        assert "serving" in server.stdout.readline()
-        search_with_one_kill(f"grpc://{address}")
-    finally:
-        server.kill()
-        server.wait()
-    assert finished(tmp_path) == [1] * len(POINTS)
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return images
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_make_tune_runs_the_cells_of_the_notebook_in_several_processes(tmp_path):
-    offline = {"https_proxy": "http://127.0.0.1:9", "EUROSAT_ROOT": str(tmp_path / "none"), "EUROSAT_REQUIRED": "0"}
-    done = subprocess.run([sys.executable, "tools/tune.py", "2"], cwd=ROOT, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, **offline, "PS2_PROFILE": "quick", "PS2_STORAGE": str(tmp_path)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.split("2 of 2 workers came to the end:")[1].count("best: learning rate") == 1  # they agree
-    assert "worker 1: rate 0.0" in done.stdout and "worker 2: rate 0.0" in done.stdout  # each trained one of the two points
+def test_three_machines_one_of_them_dies(part2, dataset, tmp_path):
+    expected = part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16])
+    cfg = CFG | {"augment": functools.partial(kill_once, tmp_path / "killed")}
+    options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": None}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        with joblib.parallel_config("dask", client=client):
+            found = part2["grid_search"](dataset, cfg, [0.01, 0.02], [8, 16])
+    assert (tmp_path / "killed").exists()
+    assert found[2:] == pytest.approx(expected[2:], abs=1e-4)  # other threads, other last digits
+    assert found[1]["learning_rate"] == expected[1]["learning_rate"]
 
 
-def test_a_search_goes_on_after_all_processes_died(tmp_path):
-    process = start(SEARCH, tmp_path)
-    for _ in range(3):
-        process.stdout.readline()
-    process.kill()
-    process.wait()
-    output = start(SEARCH, tmp_path).communicate(timeout=60)[0]
-    assert output.count("start") < len(POINTS) and finished(tmp_path) == [1] * len(POINTS)
+def test_make_tune_gives_the_notebook_several_processes_of_one_thread(tmp_path, monkeypatch):
+    code = "import os, torch\nfrom joblib import Parallel, delayed\n"
+    code += "def told(_): return os.getpid(), torch.get_num_threads()\n"
+    code += "pairs = Parallel()(delayed(told)(n) for n in range(4))\n"
+    code += "print(os.getpid() in dict(pairs), set(dict(pairs).values()))"
+    cells = [nbformat.v4.new_code_cell(code, id="tune"), nbformat.v4.new_code_cell("1/0", id="x")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / tune.NOTEBOOK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["tune", "2"])
+    tune.main()
+    *_, last = nbformat.read("build/tune.ipynb", as_version=4).cells
+    assert last.outputs[0].text == "False {1}\n"
 
 
-def test_a_diverging_point_counts_as_stopped_and_none_left_is_an_error():
-    def train(point, report):
-        raise FloatingPointError
-    grid = utils.SharedGrid(None, POINTS, CFG)
-    grid.run(train)
-    assert {trial.state for trial in grid.study.trials} == {optuna.trial.TrialState.PRUNED}
-    with pytest.raises(RuntimeError, match="lower the learning rates"):
-        grid.best()
+def test_make_tune_names_a_scheduler_of_other_machines():
+    assert "Client('tcp://host:8786')" in tune.first_cell(2, "tcp://host:8786")

@@ -1,0 +1,114 @@
+"""The notebooks as files, alone, and under the limits of the course's collector."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tools.check import EXACT, compare
+
+PARTS = ["ps2_theory.ipynb", "ps2_eurosat.ipynb"]
+OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy")}
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_one_run_from_top_to_bottom_with_text_and_described_png_alone(path):
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {
+        "stream",
+        "display_data",
+        "execute_result",
+    }
+    for output in outputs:
+        kinds = set(output.get("data", {}))
+        assert kinds <= {"text/plain", "image/png"}
+        assert "image/png" not in kinds or len(output.metadata["image/png"]["alt"]) > 40
+    assert Path(path).stat().st_size < 2_000_000
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_the_profile_stands_alone_in_its_tagged_cell(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert [cell.source for cell in tagged] == ['PROFILE = os.environ.get("PS2_PROFILE", "")']
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_a_notebook_opened_alone_says_what_is_missing(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = code_cells(Path(__file__).parent.parent / path)[0]
+    with pytest.raises(
+        FileNotFoundError, match="utils.py is missing .*download the whole repository"
+    ):
+        exec(first.source, {})
+    (tmp_path / "utils.py").touch()
+    exec(first.source, {})
+
+
+def test_the_readme_shows_the_results_of_the_run():
+    report, readme = (Path(path).read_text() for path in ("report/results.json", "README.md"))
+    for result in json.loads(report)["results"]:
+        low, high = (100 * bound for bound in result["interval"])
+        accuracy = f"{100 * result['accuracy']:.2f} % | {low:.2f} to {high:.2f} %"
+        assert (
+            f"| {result['model']} | {result['parameters']:,} | {result['epochs']} | {accuracy} |"
+            in readme
+        )
+
+
+def test_part_1_is_the_same_to_the_byte_with_the_arithmetic_of_an_older_processor(tmp_path):
+    again = tmp_path / "again.ipynb"
+    command = [sys.executable, "-m", "tools.notebook", PARTS[0], "--out", str(again)]
+    subprocess.run(command, check=True, env={**os.environ, "OPENBLAS_CORETYPE": "Prescott"})
+    assert compare(PARTS[0], again, EXACT) == []
+
+
+def limits():
+    """The collector's: 600 s of CPU, 2 GiB of heap, 512 MiB a file; a user without rights."""
+    for kind, value in {"CPU": 600, "DATA": 2 * 2**30, "FSIZE": 512 * 2**20}.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{kind}"), (value, value))
+    if os.getuid() == 0 and os.stat(os.path.expanduser("~")).st_mode & 1:  # Python may lie there
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.mark.parametrize("path", PARTS)
+def test_the_collectors_completion_check_offline(path, tmp_path):
+    """A stranger executes the notebook top to bottom, without a network, within 300 s."""
+    folder = tmp_path / "submission"
+    folder.mkdir()
+    for name in (path, "utils.py"):
+        shutil.copy(name, folder)
+    home = tmp_path / "home"
+    home.mkdir()
+    subprocess.run(
+        ["chmod", "-R", "a+rwX", tmp_path.parent.parent, tmp_path.parent, tmp_path], check=True
+    )
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), **OFFLINE}
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", path]
+    start = time.monotonic()
+    done = subprocess.run(
+        [*command, "--output", "done.ipynb"], cwd=folder, env=environment, preexec_fn=limits,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(f"{path}: {time.monotonic() - start:.0f} s")
+    text = "".join(o.get("text", "") for c in code_cells(folder / "done.ipynb") for o in c.outputs)
+    if "eurosat" in path:
+        assert "Drawn stand-in, not EuroSAT" in text
+        accuracy = float(re.search(r"your tuned model, seed 42 .*? ([\d.]+)%", text)[1])
+        assert 80 <= accuracy <= 95.5
