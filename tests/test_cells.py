@@ -1,0 +1,128 @@
+"""Every cell of both notebooks twice in one kernel, some after an interrupt; odd surroundings."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell
+
+STOPPED = {  # cells that take long, and what is interrupted at its third call
+    "train-base": "_optimise",
+    "tune": "_optimise",
+    "final-own": "_optimise",
+    "frozen": "scores",
+    "fine-tune": "_optimise",
+    "score": "scores",
+}
+ARM = """calls, method = [], utils.Trainer.{name}
+def stop(trainer, *args):
+    calls.append(1)
+    if len(calls) == 3:
+        raise KeyboardInterrupt
+    return method(trainer, *args)
+utils.Trainer.{name} = stop"""
+SMALL = {  # what is added after a cell, for a run of a minute
+    "sizes": "SIZE |= dict(tuned=1, sample=20)",
+    "split": "train, val, test = (Subset(data, part.indices[::8]) for part in (train, val, test))",
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the notebooks and utils.py, and no way to images or a network."""
+    for name in ("ps2_theory.ipynb", "ps2_eurosat.ipynb", "utils.py"):
+        shutil.copy(name, tmp_path)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("EUROSAT_ROOT", "PS2_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def repeated(cells, small):
+    """Each cell twice, those of STOPPED with an interrupted run between the two."""
+    for cell in cells:
+        yield nbformat.NotebookNode(copy.deepcopy(cell), id=f"{cell.id}-first")
+        if name := STOPPED.get(cell.id):
+            yield new_code_cell(ARM.format(name=name))
+            yield new_code_cell(cell.source, metadata={"tags": ["raises-exception"]})
+            yield new_code_cell(f"assert len(calls) == 3\nutils.Trainer.{name} = method")
+        yield nbformat.NotebookNode(copy.deepcopy(cell), id=f"{cell.id}-again")
+        if small and cell.id in SMALL:
+            yield new_code_cell(SMALL[cell.id])
+
+
+def run_twice(folder, name, small=True):
+    """Fails where two runs of a cell differ; the text that was printed."""
+    notebook = nbformat.read(folder / name, as_version=4)
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    notebook.cells = list(repeated(codes, small))
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": folder}})
+    client.execute()
+    for cell in notebook.cells:
+        for output in cell.outputs:
+            output.pop("execution_count", None)
+    outputs = {cell.id: cell.outputs for cell in notebook.cells}
+    for cell in codes:
+        assert outputs[f"{cell.id}-again"] == outputs[f"{cell.id}-first"], cell.id
+    return "".join(output.get("text", "") for each in outputs.values() for output in each)
+
+
+def test_part_1_every_cell_twice(folder):
+    run_twice(folder, "ps2_theory.ipynb")
+
+
+def check_part_2(folder, small):
+    printed = run_twice(folder, "ps2_eurosat.ipynb", small)
+    assert not re.search(r"\b(inf|nan)\b", printed, re.IGNORECASE)
+    report = (folder / "build/report/results.json").read_text(encoding="utf-8")
+    json.loads(report, parse_constant=lambda name: pytest.fail(f"{name} in results.json"))
+
+
+def test_part_2_every_cell_twice_and_some_after_an_interrupt(folder):
+    check_part_2(folder, small=True)
+
+
+@pytest.mark.soak
+def test_part_2_of_the_whole_quick_profile_every_cell_twice(folder):
+    check_part_2(folder, small=False)
+
+
+def test_the_surroundings_change_nothing_in_part_1(folder, monkeypatch):
+    """Agg, a matplotlibrc, threads and another utils.py: the committed images and texts come."""
+    (folder / "other").mkdir()
+    (folder / "other/utils.py").write_text("raise ImportError('the other utils.py')")
+    (folder / "matplotlibrc").write_text("font.family: No Such Font\nfigure.dpi: 37\n")
+    odd = {"PYTHONPATH": str(folder / "other"), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    before = [cell.get("outputs") for cell in nbformat.read("ps2_theory.ipynb", 4).cells]
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--inplace", "--to", "notebook"]
+    environment = os.environ | odd | {"MATPLOTLIBRC": str(folder)}
+    path = folder / "ps2_theory.ipynb"
+    subprocess.run([*command, path], cwd=folder, check=True, env=environment)
+    assert [cell.get("outputs") for cell in nbformat.read(path, 4).cells] == before
+
+
+TRAIN = """import torch, utils
+from torch.utils.data import TensorDataset
+torch.manual_seed(0)
+data = TensorDataset(torch.rand(256, 3, 32, 32), torch.arange(256) % 4)
+layers = [torch.nn.Conv2d(3, 32, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+trainer = utils.Trainer(torch.nn.Sequential(*layers, torch.nn.Linear(32, 4)), {"epochs": 2})
+trainer.train(data, "")
+print(utils.digest(*trainer.model.state_dict().values()))"""
+
+
+def test_the_number_of_threads_changes_no_training():
+    found = set()
+    for threads in ("1", "2", "4"):
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        command = [sys.executable, "-c", TRAIN]
+        found.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+    assert len(found) == 1
