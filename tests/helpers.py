@@ -1,13 +1,15 @@
 """What several test files use."""
 
 import contextlib
+import os
 import signal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+
+FOREIGN = "PS2_CHILD" in os.environ  # in the process that tests another notebook
 
 
 @contextlib.contextmanager
@@ -19,14 +21,13 @@ def refused(kind, *words):
     assert "\n" not in text and all(word in text for word in words), text
 
 
-class TinyData(Dataset):
+class TinyData(torch.utils.data.Dataset):
     """Uneven classes of random images (64, 64), as EuroSAT gives them: (PIL image, label)."""
 
     def __init__(self, sizes=(9, 6, 5), change=None):
         self.classes = [f"Class{letter}" for letter in "CABDEFGHIJ"[: len(sizes)]]
         self.targets = [label for label, size in enumerate(sizes) for _ in range(size)]
-        shape = (len(self.targets), 64, 64, 3)
-        self.pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        self.pixels = np.random.default_rng(0).integers(0, 256, (len(self), 64, 64, 3), np.uint8)
         self.change = change
 
     def __len__(self):
@@ -41,11 +42,6 @@ def to_tensor(image):
     return torch.from_numpy(np.array(image)).movedim(-1, 0) / 255
 
 
-def given():
-    """Names that a notebook sets in cells that are not executed, whatever it sets them to."""
-    return {"device": torch.device("cpu"), "data": TinyData()}
-
-
 class Names:
     """The names that a notebook defines, as attributes; says why one of them is missing."""
 
@@ -53,10 +49,10 @@ class Names:
         self.path, self.space, self.problems = path, space, problems
 
     def __getattr__(self, name):
-        if name not in self.space:
-            why = self.space["__left_out__"].get(name, "nowhere in the notebook")
-            pytest.fail(f"{name} is not defined ({why})", pytrace=False)
-        return self.space[name]
+        return self.space[name] if name in self.space else pytest.fail(self.why(name), False)
+
+    def why(self, name):
+        return f"{name} is not defined ({self.space['__left_out__'].get(name, 'nowhere')})"
 
 
 @contextlib.contextmanager
@@ -64,11 +60,11 @@ def within(seconds):
     """TimeoutError if the block takes longer, unless it is stuck where signals do not reach."""
 
     def stop(*_):
-        raise TimeoutError(f"stopped after {seconds} s")
+        raise TimeoutError(f"stopped after {seconds:g} s")
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -6,6 +6,7 @@ import signal
 
 import joblib
 import nbformat
+import numpy as np
 import pytest
 import torch
 from distributed import Client, LocalCluster
@@ -16,82 +17,73 @@ from tests.helpers import refused
 from tools import tune
 
 CFG = {"batch_size": 8, "epochs": 2, "learning_rate": 0.01, "optimizer": "SGD"}
+RATES, SIZES = [0.01, 0.02], [8, 16]
 
 
 @pytest.fixture(scope="module")
-def dataset():
+def search(part2):
+    """grid_search on 24 images of two shades of grey."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 2, (24,), generator=generator)
-    return TensorDataset(
-        torch.rand(24, 3, 32, 32, generator=generator) / 4 + labels.view(-1, 1, 1, 1) / 2, labels
-    )
+    images = torch.rand(24, 3, 32, 32, generator=generator) / 4 + labels.view(-1, 1, 1, 1) / 2
+    return functools.partial(part2["grid_search"], TensorDataset(images, labels))
 
 
-def test_every_pair_is_tried_and_the_best_wins(part2, dataset):
-    model, cfg, loss, accuracy = part2["grid_search"](
-        dataset, CFG, iter([1e-9, 0.01]), iter([8, 16])
-    )
-    table = part2["grid_search"].accuracies
-    assert table.shape == (2, 2) and accuracy == table.max()
-    assert (cfg["learning_rate"], cfg["batch_size"]) == (
-        [1e-9, 0.01][table.argmax() % 2],
-        [8, 16][table.argmax() // 2],
-    )
-    assert cfg["epochs"] == 2 and isinstance(model, part2["MyCNNModel"])
+@pytest.mark.parametrize("kind, other", [(iter, 1e-9), (np.array, 1e30)])  # too slow, diverging
+def test_every_pair_is_tried_and_the_best_wins(search, kind, other):
+    rates = [other, 0.01]
+    model, cfg, loss, accuracy = search(CFG, kind(rates), kind(SIZES))
+    assert model.grid.shape == (2, 2) and accuracy == model.grid.max()
+    row, column = divmod(model.grid.argmax(), 2)
+    assert (cfg["learning_rate"], cfg["batch_size"]) == (rates[column], SIZES[row])
+    assert cfg["epochs"] == 2 and type(cfg["batch_size"]) is int
 
 
-def test_a_point_that_diverges_loses_and_none_left_is_an_error(part2, dataset):
-    cfg = part2["grid_search"](dataset, CFG, [1e30, 0.01], [8])[1]
-    assert cfg["learning_rate"] == 0.01
-    with refused(RuntimeError, "lower the learning rates"):
-        part2["grid_search"](dataset, CFG, [1e30], [8])
+WRONG = [(["a"], [4], ValueError, "learning_rate"), ([0.1], [0], ValueError, "batch_size")]
+WRONG += [([], [4], ValueError, "at least one"), ([1e30], [8], RuntimeError, "lower the learning")]
 
 
-@pytest.mark.parametrize(
-    "rates, sizes, word",
-    [(["a"], [4], "could not convert"), ([0.1], [0], "batch_size"), ([], [4], "at least one")],
-)
-def test_wrong_grids_are_refused(part2, dataset, rates, sizes, word):
-    with refused(ValueError, word):
-        part2["grid_search"](dataset, CFG, rates, sizes)
+@pytest.mark.parametrize("rates, sizes, kind, word", WRONG)
+def test_wrong_grids_are_refused(search, rates, sizes, kind, word):
+    with refused(kind, word):
+        search(CFG, rates, sizes)
 
 
-def test_a_broken_search_goes_on_with_the_points_it_has(part2, dataset, tmp_path, monkeypatch):
-    run = utils.Run("quick", tmp_path, tmp_path / "work")
-    whole = part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16])
-    steps, step = [], utils.Trainer._optimise
+def test_a_broken_search_goes_on_with_the_points_it_has(search, tmp_path, monkeypatch):
+    for name in ("BUILD", "WORK"):
+        monkeypatch.setattr(utils, name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    whole, rates, step = search(CFG, RATES, SIZES), [], utils.Trainer.iter_step
 
-    def stop(trainer, X, Y):
-        steps.append(trainer.learning_rate)
-        if len(steps) == 8:  # in the second point
+    def counted(trainer, X, Y):
+        rates.append(trainer.learning_rate)
+        if len(rates) == 8:  # in the second point
             raise KeyboardInterrupt
-        step(trainer, X, Y)
+        return step(trainer, X, Y)
 
-    monkeypatch.setattr(utils.Trainer, "_optimise", stop)
+    monkeypatch.setattr(utils.Trainer, "iter_step", counted)
     with pytest.raises(KeyboardInterrupt):
-        part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16], run=run)
-    steps[:] = [0] * 9
-    again = part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16], run=run)
-    assert again[1:] == whole[1:] and again[1]["optimizer"] == "SGD"
-    assert 0.01 not in steps[9 : 9 + 2]  # the first point is not trained again
+        search(CFG, RATES, SIZES, profile="full")
+    rates[:] = [0] * 9
+    again = search(CFG, RATES, SIZES, profile="full")
+    assert again[1:] == whole[1:] and rates[9] == 0.02  # the first point is not trained again
 
 
 def kill_once(marker, images, generator):
     """An augmentation that changes nothing, but kills the process that runs it, once."""
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return images
-    os.kill(os.getpid(), signal.SIGKILL)
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return images
 
 
-def test_three_machines_one_of_them_dies(part2, dataset, tmp_path):
-    expected = part2["grid_search"](dataset, CFG, [0.01, 0.02], [8, 16])
+def test_three_machines_one_of_them_dies(search, tmp_path):
+    expected = search(CFG, RATES, SIZES)
     cfg = CFG | {"augment": functools.partial(kill_once, tmp_path / "killed")}
     options = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         with joblib.parallel_config("dask", client=client):
-            found = part2["grid_search"](dataset, cfg, [0.01, 0.02], [8, 16])
+            found = search(cfg, RATES, SIZES)
     assert (tmp_path / "killed").exists()
     assert found[2:] == pytest.approx(expected[2:], abs=1e-4)  # other threads, other last digits
     assert found[1]["learning_rate"] == expected[1]["learning_rate"]
@@ -109,7 +101,4 @@ def test_make_tune_gives_the_notebook_several_processes_of_one_thread(tmp_path, 
     tune.main()
     *_, last = nbformat.read("build/tune.ipynb", as_version=4).cells
     assert last.outputs[0].text == "False {1}\n"
-
-
-def test_make_tune_names_a_scheduler_of_other_machines():
     assert "Client('tcp://host:8786')" in tune.first_cell(2, "tcp://host:8786")
