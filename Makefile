@@ -28,8 +28,9 @@ pdf: .venv/installed    ## both notebooks as PDF into report/
 	$(PY) -m tools.pdf $(NOTEBOOKS)
 check: .venv/installed  ## execute both again and say what differs
 	$(PY) -m tools.check
+grade: export FILE := $(value SUBMISSION)# as it is typed: quotes, brackets and $ mean nothing
 grade: .venv/installed  ## points that a program can give: make grade SUBMISSION=FILE
-	$(PY) -m pytest tests/test_template.py --notebook "$(SUBMISSION)" --junitxml build/grade.xml
+	$(PY) -m pytest tests/test_template.py --notebook "$$FILE" --junitxml build/grade.xml
 tune: .venv/installed   ## the grid search of a full run in several processes: WORKERS=4
 	PS2_PROFILE=full $(PY) -m tools.tune "$(WORKERS)"
 bench: .venv/installed  ## measure speed into report/benchmark.md (half an hour)

@@ -3,8 +3,9 @@
 python -m tools.check                 executes both notebooks again and compares with the record
 python -m tools.check BEFORE AFTER    compares two notebook files
 
-Exit status 0 if nothing differs, or only numbers and images within the tolerance; otherwise 1.
-What an editor writes into the metadata is noise: one line of the report, and no difference.
+Exit status 0 if nothing differs, or only losses and images within the tolerance; otherwise 1.
+Noise, one line of the report, is how a file is written: ids, execution counts, line ends, the
+pieces of a print, all metadata but SHOWN.
 """
 
 import argparse
@@ -14,106 +15,129 @@ import io
 import json
 import os
 import re
-import subprocess
 import sys
-from collections import namedtuple
+from collections import Counter, namedtuple
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-# A number may move by less than this share of itself, an image in less of its pixels.
-EXACT, TOLERANCE = 0.0, 0.02
+from tools.files import command, join_streams, read_notebook
+from tools.notebook import PARTS, execute
+
+# A loss may move by less than this share of itself, an image in less of its pixels; but no square
+# of BLOCK x BLOCK pixels may change as a whole: it would be a field of a confusion matrix.
+EXACT, TOLERANCE, BLOCK = 0.0, 0.02, 8
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?(?!\w)", re.IGNORECASE)
-SENTENCE_END = re.compile(r"(?<=[.:;?!])\s+|\n+")
-EDITORS = {"kernelspec", "language_info", "widgets", "colab", "vscode", "ExecuteTime", "execution"}
-EDITORS |= {"collapsed", "scrolled", "jupyter", "editable", "deletable", "trusted"}
-REST = "the notebook"  # a name that no cell can have
-# A row of the table; `allowed` if the tolerance covers it, or an editor wrote it.
-FIELDS = "cell what before after note allowed"
-Difference = namedtuple("Difference", FIELDS, defaults=("", False))
+LOSS = re.compile(r"(loss|entropy)\W*(\(\w+\)\W*)?\0|\0\s*(loss|entropy),? [a-z]", re.IGNORECASE)
+LINE, SENTENCE = re.compile("\n"), re.compile(r"(?<=[.:;?!])(?= )|(?<=\n)")  # where texts are split
+SHOWN = {"title", "team", "authors", "date", "tags"}  # metadata that a page shows or a tool obeys
+REST, MISSING = "the notebook", ...  # the name of what is no cell; the value that is not there
+Cell = namedtuple("Cell", "number id name text content")
+Difference = namedtuple("Difference", "cell what before after note allowed", defaults=("", False))
 
 
 def read(path):
-    """{name: cell} of a notebook file, all else under REST, and the noise that was taken out."""
-    book = json.loads(Path(path).read_text(encoding="utf-8"))
+    """(Cells, all else, noise) of a notebook file: the noise counts (name, value) taken out."""
+    book, noise = read_notebook(path), Counter()
     try:
-        cells = {}
+        outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+        for place in [book, *book.cells, *outputs]:  # an output has metadata under image/png, too
+            about = place.get("metadata", {})
+            written = [(about, key) for key in about if key not in SHOWN and "/" not in key]
+            written += [(place, key) for key in ("execution_count", "nbformat", "nbformat_minor")]
+            noise.update((key, json.dumps(held.pop(key, None))) for held, key in written)
+        cells = []
         for number, cell in enumerate(book.pop("cells"), 1):
-            kind = "sentence" if cell["cell_type"] == "markdown" else "code"
-            cells[str(cell.pop("id", f"number {number}"))] = {kind: cell.pop("source"), **cell}
-        cells[REST] = book
-        places = [cell["metadata"] for cell in cells.values()]
-        noise = [(key, place.pop(key)) for place in places for key in list(place) if key in EDITORS]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no notebook") from error
-    return cells, noise
+            cell.outputs = join_streams(cell.get("outputs", []))
+            name, text = str(cell.pop("id", "")), f"{cell.cell_type} {cell.source}"
+            cells.append(Cell(number, name, name or f"cell {number}", text, cell))
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is no notebook: {error}") from error
+    return cells, book, noise
+
+
+def pair(old, new):
+    """Pairs of Cells, None for no partner: by ids that both lists hold once, else by content."""
+    ids = [Counter(cell.id for cell in cells) for cells in (old, new)]
+    known = {name for name in ids[0] if name and ids[0][name] == ids[1][name] == 1}
+    pairs = [(cell, other) for cell in old for other in new if cell.id == other.id in known]
+    rest = [[cell for cell in cells if cell.id not in known] for cells in (old, new)]
+    texts = [[cell.text for cell in cells] for cells in rest]
+    for _, a, b, c, d in difflib.SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
+        pairs += zip_longest(rest[0][a:b], rest[1][c:d])
+    return sorted(pairs, key=lambda both: (both[0] or both[1]).number)
 
 
 def compare(before, after, tolerance=TOLERANCE):
-    """The Differences between two notebook files; cells are paired by their ids."""
-    (old, noise), (new, other_noise) = read(before), read(after)
-    both = old.keys() & new.keys() - {REST}
-    orders = [" ".join(name for name in cells if name in both) for cells in (old, new)]
+    """The Differences between two notebook files; ValueError names a file that is no notebook."""
+    (old_cells, old, noise), (new_cells, new, other_noise) = read(before), read(after)
+    pairs = pair(old_cells, new_cells)
+    common = [both for both in pairs if None not in both]
+    moved = sorted(common, key=lambda both: both[1].number)
+    orders = (" ".join(cell.name for cell, _ in cells) for cells in (common, moved))
     rows = list(differences(REST, "order of cells", *orders))
-    for name in {**old, **new}:
-        rows += differences(name, "", old.get(name), new.get(name), tolerance)
-    sizes = [f"{Path(path).stat().st_size} bytes" for path in (before, after)]
-    if noise != other_noise:
-        rows.append(Difference(REST, "editors", *excerpts(noise, other_noise), "noise", True))
-    elif not rows and Path(before).read_bytes() != Path(after).read_bytes():
-        rows.append(Difference(REST, "file", *sizes, "equal content, written differently"))
+    for both in pairs:
+        contents = [getattr(cell, "content", MISSING) for cell in both]
+        rows += differences((both[0] or both[1]).name, "", *contents, tolerance)
+    rows += differences(REST, "", old, new)
+    written = {key for key, _ in (noise - other_noise) | (other_noise - noise)}
+    written |= {"id" for cell, other in common if cell.id != other.id}
+    if written or (not rows and Path(before).read_bytes() != Path(after).read_bytes()):
+        rows.append(Difference(REST, "noise", "", "", ", ".join(sorted(written)) or "layout", True))
     return rows
 
 
-def plain(value):
-    """A list of lines as one text, any other list as a dictionary, all else as it is."""
-    if isinstance(value, list):
-        lines = value and all(isinstance(line, str) for line in value)
-        return "".join(value) if lines else dict(enumerate(value, 1))
-    return value
-
-
 def differences(cell, what, old, new, tolerance=EXACT):
-    """Rows for the value at one place of both notebooks, None where there is none."""
-    old, new = plain(old), plain(new)
-    kinds = {type(old), type(new)}
-    if old == new:
+    """Rows for the value at one place of both notebooks, MISSING where there is none."""
+    if isinstance(old, list) and isinstance(new, list):
+        old, new = dict(enumerate(old, 1)), dict(enumerate(new, 1))
+    if MISSING not in (old, new) and len({json.dumps(v, sort_keys=True) for v in (old, new)}) == 1:
         return
-    if kinds == {dict}:
+    if isinstance(old, dict) and isinstance(new, dict):
         for key in {**old, **new}:
-            inner = f"{what} {key}".strip()
-            yield from differences(cell, inner, old.get(key), new.get(key), tolerance)
-    elif kinds == {str} and what.endswith(("image/png", "image/jpeg")):
-        yield compare_images(cell, what, old, new, tolerance)
-    elif kinds == {str}:
-        yield from compare_texts(cell, what, old, new, tolerance)
-    else:
+            values = old.get(key, MISSING), new.get(key, MISSING)
+            yield from differences(cell, f"{what} {key}".strip(), *values, tolerance)
+    elif not isinstance(old, str) or not isinstance(new, str):
         yield Difference(cell, what or "cell", *excerpts(old, new))
+    elif what.endswith(("image/png", "image/jpeg")):
+        yield compare_images(cell, what, old, new, tolerance)
+    else:
+        yield from compare_texts(cell, what, old, new, tolerance)
 
 
 def compare_texts(cell, what, old, new, tolerance):
-    """Rows for lines or sentences; in outputs the numbers are named one by one."""
-    old, new = (SENTENCE_END.split(t) if what == "sentence" else t.split("\n") for t in (old, new))
+    """Rows for lines, or for sentences; in outputs the numbers are named one by one."""
+    split = SENTENCE.split if what == "source" else LINE.split
+    old, new = (split(text.replace("\r\n", "\n")) for text in (old, new))
     for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        for left, right in zip_longest(old[a:b], new[c:d], fillvalue="") if tag != "equal" else ():
-            same = len({" ".join(NUMBER.sub("#", text).split()) for text in (left, right)}) == 1
-            if what.startswith("outputs") and same and left.split() != right.split():
-                yield from compare_numbers(cell, left, right, tolerance)
-            else:
-                yield Difference(cell, what, *excerpts(left, right))
+        for lines in zip_longest(old[a:b], new[c:d], fillvalue=MISSING) if tag != "equal" else ():
+            is_printed = what.startswith("outputs") and MISSING not in lines
+            numbers = compare_numbers(cell, *lines, tolerance) if is_printed else []
+            yield from numbers or [Difference(cell, what, *excerpts(*lines))]
 
 
 def compare_numbers(cell, left, right, tolerance):
-    label = " ".join(NUMBER.split(left)[0].split())[:30] or "#"
+    """A row for each number that moved; none if more differs between the lines than numbers."""
+    parts, others = NUMBER.split(left), NUMBER.split(right)
+    same = [part.split() for part in parts] == [part.split() for part in others]
+    if not same or (parts != others and len(left) != len(right)):
+        return []
+    rows, is_loss, label = [], False, " ".join(parts[0].split())[:30] or "#"
     pairs = zip(NUMBER.findall(left), NUMBER.findall(right), strict=True)
     for place, (old, new) in enumerate(pairs, 1):
+        earlier, later = parts[place - 1 : place + 1]
+        if place == 1 or earlier.strip():  # else the word further left counts for this one too
+            is_loss = bool(LOSS.search(f"{earlier}\0{later}")) and "acc" not in earlier.lower()
+        a, b = (float(number.replace(",", "")) for number in (old, new))
+        share = abs(a - b) / max(abs(a), abs(b), sys.float_info.min)
+        fraction = "." in old and "." in new and not later.lstrip().startswith("%")
+        allowed = share < tolerance and (share == 0 or is_loss and fraction)
         if old != new:
-            a, b = (float(number.replace(",", "")) for number in (old, new))
-            share = abs(a - b) / max(abs(a), abs(b), sys.float_info.min)
             what, note = f"number {place} of '{label}'", f"moved by {share:.2%}"
-            yield Difference(cell, what, old, new, note, share < tolerance)
+            rows.append(Difference(cell, what, old, new, note, allowed))
+    return rows
 
 
 def compare_images(cell, what, old, new, tolerance):
@@ -126,51 +150,50 @@ def compare_images(cell, what, old, new, tolerance):
     if sizes[0] != sizes[1]:
         return Difference(cell, what, *sizes, "another size")
     moved = abs(pixels[0] - pixels[1]).max(axis=2)
+    squares = np.lib.stride_tricks.sliding_window_view(moved > 0, np.minimum(BLOCK, moved.shape))
     note = f"{(moved > 0).sum():,} of {moved.size:,} pixels differ, by up to {moved.max()} of 255"
-    return Difference(cell, what, *sizes, note, bool((moved > 0).mean() < tolerance))
+    allowed = (moved > 0).mean() < tolerance and not squares.all(axis=(2, 3)).any()
+    return Difference(cell, what, *sizes, note, bool(allowed))
 
 
 def excerpts(*values, width=60):
     """Both values as text, from shortly before the place where they part."""
-    texts = [v if isinstance(v, str) else json.dumps(v) if v is not None else "" for v in values]
+    texts = [v if isinstance(v, str) else json.dumps(v, default=str) for v in values]
     start = max(0, len(os.path.commonprefix(texts)) - 20)
-    for text in texts:
-        end = "..." if len(text) > start + width else ""
-        yield "..." * bool(start) + text[start : start + width] + end if text else "missing"
+    for value, text in zip(values, texts, strict=True):
+        shown = "..." * bool(start) + text[start:][:width] + "..." * (len(text) > start + width)
+        yield "missing" if value is MISSING else shown.strip() or repr(text)
 
 
 def report(title, rows):
-    """Print the table; returns 0 or 1, the exit status."""
+    """Print the verdict, the table, the verdict; returns 0 or 1, the exit status."""
     status = int(not all(row.allowed for row in rows))
     same = "equal but for what is allowed" if rows else "identical, byte for byte"
-    print(f"{title}: {'different' if status else same}")
-    table = [("cell", "what", "before", "after", "note")]
+    verdict = f"{title}: {'different' if status else same}"
+    table = [("cell", "what", "before", "after", "note")] if rows else []
     table += [(*row[:4], row.note + " (allowed)" * row.allowed) for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table if rows else ():
+    print(verdict)
+    for line in table:
         print("  " + "  ".join(map(str.ljust, line, widths)).rstrip())
+    if rows:
+        print(verdict)
     return status
-
-
-def execute(notebook, out):
-    subprocess.run([sys.executable, "-m", "tools.notebook", notebook, "--out", out], check=True)
 
 
 def state(path):
     """The line "profile: ..." that a notebook printed, and the code of its cells."""
-    cells = list(read(path)[0].values())
-    outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    printed = "".join(line for output in outputs for line in output.get("text", []))
-    return re.findall("^profile: .*", printed, re.M)[:1], [cell.get("code") for cell in cells]
+    cells = read_notebook(path).cells
+    printed = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    return re.findall("^profile: .*", "".join(printed), re.M)[:1], [cell.source for cell in cells]
 
 
 def check_all():
     """Part 1 against the record; part 2 too if the profile is the same, else against build/."""
-    theory, network = "ps2_theory.ipynb", "ps2_eurosat.ipynb"
+    theory, network = PARTS
     execute(theory, f"build/check/{theory}")
     status = report(f"{theory}, executed again", compare(theory, f"build/check/{theory}", EXACT))
-    again = f"build/check/{network}"
-    execute(network, again)
+    execute(network, again := f"build/check/{network}")
     profile, code = state(again)
     earlier = network if profile and state(network)[0] == profile else f"build/{network}"
     if earlier != network and not (Path(earlier).is_file() and state(earlier) == (profile, code)):
@@ -179,10 +202,14 @@ def check_all():
     return report(f"{earlier}, executed again", compare(earlier, again)) or status
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser("python -m tools.check", description=__doc__.split("\n")[0])
     parser.add_argument("files", nargs="*", metavar="BEFORE AFTER", help="two notebook files")
     files = parser.parse_args().files
     if len(files) not in (0, 2):
         parser.error("give two notebook files, or none")
-    sys.exit(report(" and ".join(files), compare(*files)) if files else check_all())
+    return report(" and ".join(files), compare(*files)) if files else check_all()
+
+
+if __name__ == "__main__":
+    command(main)

@@ -8,13 +8,14 @@ name, may call functions of the notebook. Nothing else runs.
 
 import ast
 import contextlib
-import json
 import re
 import sys
 from pathlib import Path
 
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.display import display
+
+from tools.files import read_notebook
 
 LEFT_OUT = re.compile(
     r"EuroSAT|download\w*|load_dataset|hub|fit\w*|train|figure|subplots|sleep|input|_?exit"
@@ -50,9 +51,8 @@ def load_definitions(path, guard=contextlib.nullcontext, **given):
 
 
 def codes(path):
-    """Source of each cell, "" unless it is code. Importing nbformat would take seconds."""
-    cells = json.loads(Path(path).read_text("utf-8"))["cells"]
-    return ["".join(cell["source"]) if cell["cell_type"] == "code" else "" for cell in cells]
+    """Source of each cell, "" unless it is code; read_notebook says what is no notebook."""
+    return [c.source if c.cell_type == "code" else "" for c in read_notebook(path).cells]
 
 
 def parse(source):

@@ -5,40 +5,54 @@ python -m tools.notebook NOTEBOOK... [--out FILE]  top to bottom, in place or in
 """
 
 import argparse
-import contextlib
-import io
+import asyncio
+import importlib.util
 import json
 import os
+import re
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+from tools.files import command, join_streams, read_notebook
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
 PARTS = ["ps2_theory.ipynb", "ps2_eurosat.ipynb"]
+# What would change imports, images or numbers: the kernel does not get these variables.
+SURROUNDINGS = re.compile("PYTHON.*|MPLBACKEND|.*_NUM_THREADS")
+PLAIN = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data/matplotlibrc"
 
 
 class Client(NotebookClient):
     """Runs a notebook and repeats its text in the terminal, so that a long cell can be watched."""
 
-    shown = 0.0
+    cell = shown = 0
+
+    def create_kernel_manager(self):
+        """A kernel of this Python, whatever kernels the notebook and the machine name."""
+        self.kernel_name = "python3"
+        super().create_kernel_manager().kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+        return self.km
 
     def process_message(self, msg, cell, cell_index):
-        content, kind = msg["content"], msg["msg_type"]
+        content, kind, self.cell = msg["content"], msg["msg_type"], cell_index + 1
         if kind == "stream":
             print(content["text"], end="", flush=True)
         elif kind.endswith("display_data") and "image/png" not in content["data"]:
             self.show_progress(content["data"].get("text/plain", ""))
         return super().process_message(msg, cell, cell_index)
 
-    def show_progress(self, text):
-        """Overwrite one line in a terminal; in a log, add a line every 20 s."""
+    def show_progress(self, text):  # one line of a terminal; of a log, a line every 20 s
         if sys.stdout.isatty():
             print(f"\r\033[K{text[:110]}", end="\n" if text.endswith(".") else "", flush=True)
         elif text.endswith(".") or time.monotonic() - self.shown > 20:
@@ -49,28 +63,33 @@ class Client(NotebookClient):
 def execute(path, out=None, until=None, first=None):
     """Execute the notebook at `path` in its folder, and write it to `out` (default: `path`).
 
-    `until` is the id of the last cell to execute and write, `first` the code of a cell to put
-    before all others. The file holds nothing that differs between two equal runs: no times, no
-    widget state, fixed metadata and cell ids. A failing cell raises
-    nbclient.exceptions.CellExecutionError, and nothing is written.
+    `until` is the id of the last cell to execute, `first` the code of a cell to put before all
+    others. The file holds nothing that differs between two equal runs: no times, no widget state,
+    fixed metadata and cell ids. The kernel knows nothing of SURROUNDINGS, nor of a reader's own
+    settings of IPython and matplotlib. RuntimeError names a cell that fails; nothing is written.
     """
-    path = Path(path)
-    notebook = nbformat.read(path, as_version=4)
+    path, notebook = Path(path), read_notebook(path)
     if until:
-        place = [cell.id for cell in notebook.cells].index(until)
-        notebook.cells = notebook.cells[: place + 1]
+        ids = [cell.get("id") for cell in notebook.cells]
+        notebook.cells = notebook.cells[: ids.index(until) + 1]
     if first:
         notebook.cells.insert(0, nbformat.v4.new_code_cell(first, id="first"))
-    Client(
-        notebook,
-        timeout=None,
-        kernel_name="python3",
-        record_timing=False,
-        store_widget_state=False,
-        resources={"metadata": {"path": str(path.resolve().parent)}},
-    ).execute()
+    print(f"executing {path}", flush=True)
+    client = Client(notebook, timeout=None, record_timing=False, store_widget_state=False)
+    variables = {k: v for k, v in os.environ.items() if not SURROUNDINGS.fullmatch(k)}
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as spare:
+        variables |= {"MATPLOTLIBRC": str(PLAIN), "IPYTHONDIR": f"{spare}/.ipython"}
+        try:
+            folder = workplace(path.resolve().parent, Path(spare))
+            client.execute(env=variables, cwd=folder, stderr=subprocess.DEVNULL)
+        except (CellExecutionError, DeadKernelError) as error:
+            reason = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else error
+            raise RuntimeError(f"{path}, cell {client.cell}: {reason}") from error
+        except (AssertionError, asyncio.CancelledError):  # so nbclient ends after Ctrl-C
+            raise KeyboardInterrupt from None
     for cell in notebook.cells:
-        join_streams(cell)
+        if cell.cell_type == "code":
+            cell.outputs = join_streams(cell.outputs)
     notebook.metadata.pop("widgets", None)
     notebook.metadata.update(METADATA)
     out = Path(out or path)
@@ -79,30 +98,26 @@ def execute(path, out=None, until=None, first=None):
     return out
 
 
-def join_streams(cell):
-    """Neighbouring pieces of printed text become one: where they part depends on the machine."""
-    joined = []
-    for output in cell.get("outputs", []):
-        if joined and output.output_type == "stream" and output.name == joined[-1].get("name"):
-            joined[-1]["text"] += output["text"]
-        else:
-            joined.append(output)
-    if joined:
-        cell["outputs"] = joined
+def workplace(folder, spare):
+    """`folder`, or where nothing can be written there, `spare` with links to what it holds."""
+    if os.access(folder, os.W_OK):
+        return folder
+    for entry in folder.iterdir():
+        if entry.name != "build":
+            (spare / entry.name).symlink_to(entry)
+    return spare
 
 
 def run():
     """Both parts in the profile of PS2_PROFILE, or the one that fits; then the results."""
     import utils
 
-    with contextlib.redirect_stdout(io.StringIO()) as told:  # the profile stands in the first line
-        data = utils.load_eurosat()
+    data = utils.load_eurosat()
     chosen = utils.Run.of(os.environ.get("PS2_PROFILE", ""), data)
     summary = f"profile {chosen.profile}: {data.note or 'EuroSAT'}, {len(data):,} images"
-    print(f"{summary}\n{told.getvalue()}", end="", flush=True)
+    print(summary, flush=True)
     os.environ["PS2_PROFILE"] = chosen.profile
     for part in PARTS:
-        print(f"executing {part}", flush=True)
         execute(part, chosen.out / part)
     report = json.loads((chosen.out / "report/results.json").read_text())
     print(f"\naccuracy ({report['data']}, {report['judged on']})")
@@ -111,7 +126,7 @@ def run():
     print(f"{summary}; notebooks, figures/ and report/ are in {chosen.out}/")
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,13 +135,11 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.out and len(arguments.notebooks) != 1:
         parser.error("--out takes one notebook")
-    try:
-        if not arguments.notebooks:
-            run()
-        for notebook in arguments.notebooks:
-            print(f"executing {notebook}", flush=True)
-            print(f"wrote {execute(notebook, arguments.out)}")
-    except CellExecutionError as error:
-        sys.exit(f"stopped: {error.ename}: {error.evalue}")
-    except (OSError, ValueError) as error:
-        sys.exit(f"stopped: {error}")
+    if not arguments.notebooks:
+        run()
+    for notebook in arguments.notebooks:
+        print(f"wrote {execute(notebook, arguments.out)}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -7,28 +7,39 @@ jupyter nbconvert --to tools.pdf.TypstPDFExporter NOTEBOOK  the same from the ro
 import argparse
 import calendar
 import json
+import os
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-import nbformat
 import pypandoc
 import typst
 from nbconvert.exporters import Exporter
 from nbconvert.filters import strip_ansi
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools.files import command, join_streams, read_notebook
 
 DESIGN = Path(__file__).with_suffix(".typ")
 # The wheel's pandoc, not a newer one of the machine: equal notebooks must give equal bytes.
 PANDOC = shutil.which("pandoc", path=Path(pypandoc.__file__).parent / "files")
+OFFLINE = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+IPYNB = "ipynb+markdown_in_html_blocks+raw_tex+tex_math_double_backslash"
+# Code and other formulas stay; a formula `x` with spaces inside its dollars is none for pandoc.
+FORMULA = re.compile(r"(`+).*?\1|\\.|\$\$.*?\$\$|\$ *(?P<x>[^$\n]*[^$\s]) *\$(?!\d)", re.DOTALL)
+EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textarea|video)")
 
 
 def title_block(about, name):
     """Title, team, date and authors from metadata; `name` stands in for a missing title."""
-    block = {key: about.get(key, "") for key in ("title", "team", "date")}
-    authors = [author["name"] for author in about.get("authors", [])]
-    return block | {"title": about.get("title", name), "authors": authors}
+    block = {key: str(about.get(key, "")) for key in ("title", "team", "date")}
+    authors = about.get("authors", [])
+    authors = [authors] if isinstance(authors, str) else authors
+    authors = [author if isinstance(author, str) else author["name"] for author in authors]
+    return block | {"title": block["title"] or name, "authors": authors}
 
 
 def timestamp(date):
@@ -47,30 +58,77 @@ def drop_repeated(source, block):
     return source
 
 
-def readable(outputs):
-    """One form of each output: image, else Markdown, else text; neighbouring texts are joined."""
-    kept = []
-    for output in outputs:
-        data = output.get("data", {})
-        drawn = sorted(key for key in data if key.startswith(("image/", "text/markdown")))
-        if drawn:
-            kept.append(nbformat.v4.new_output("display_data", {drawn[0]: data[drawn[0]]}))
-            continue
-        text = output.get("text") or data.get("text/plain")
-        text = strip_ansi(text or "\n".join(output.get("traceback", []))).rstrip("\n") + "\n"
-        if kept and kept[-1].output_type == "stream":
-            kept[-1].text += text
+def best_form(output):
+    """(type, content) of the form of an output that a page shows best; TypstError if none."""
+    text = output.get("text") or "\n".join(output.get("traceback", []))
+    data = dict(output.get("data") or {"text/plain": text})
+    if len(data) > 1 and re.fullmatch(r"<[\w.]+ object.*>", data.get("text/plain", "")):
+        del data["text/plain"]  # a name; the content is in the other forms
+    if "<script" in data.get("text/html", ""):
+        del data["text/html"]  # drawn in a browser
+    images = sorted(kind for kind in data if kind.startswith("image/"))
+    for kind in [*images, "text/markdown", "text/latex", "text/plain", "text/html"]:
+        if kind in data:
+            return kind, data[kind]
+    raise typst.TypstError(f"an output of the type {', '.join(output['data'])}")
+
+
+def parts(cell):
+    """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX."""
+    about, outputs = cell.metadata, cell.get("outputs", [])
+    kind = about.get("format") or about.get("raw_mimetype") or "text/plain"
+    if cell.cell_type == "markdown" or kind == "typst":
+        return [cell]
+    if cell.cell_type == "raw":
+        outputs = [{"data": {kind: cell.source}}]
+    is_shown = cell.cell_type == "code" and "remove-input" not in about.get("tags", [])
+    shown = [new_code_cell(cell.source if is_shown else "")]
+    for kind, content in map(best_form, outputs):
+        if kind in ("text/markdown", "text/latex"):
+            shown += [new_markdown_cell(content), new_code_cell()]
+        elif kind == "text/plain":
+            text = new_output("stream", text=strip_ansi(content).rstrip("\n") + "\n")
+            shown[-1].outputs = join_streams([*shown[-1].outputs, text])
         else:
-            kept.append(nbformat.v4.new_output("stream", text=text))
-    return kept
+            shown[-1].outputs.append(new_output("display_data", {kind: content}))
+    return shown
 
 
-def typst_source(notebook, path, folder):
-    """The notebook in Typst's language; its images lie beside `path` or are put into `folder`."""
-    command = [PANDOC, "--from=ipynb", "--to=typst", "--syntax-highlighting=idiomatic"]
-    command += ["--extract-media=.", f"--resource-path={Path(path or '.').resolve()}"]
-    told = {"input": nbformat.writes(notebook), "encoding": "utf-8", "cwd": folder}
-    return subprocess.run(command, **told, capture_output=True, check=True).stdout
+def pandoc(content, reader, writer, folder, *options):
+    """What pandoc writes in the language `writer`; TypstError names what it would leave out."""
+    log = Path(folder, "log.json")
+    command = [PANDOC, f"--from={reader}", f"--to={writer}", f"--log={log}", "--extract-media=."]
+    told = {"input": content, "encoding": "utf-8", "cwd": folder, "env": OFFLINE}
+    done = subprocess.run([*command, *options], **told, capture_output=True, check=True)
+    for message in json.loads(log.read_text("utf-8")):
+        text = message.get("contents", message["pretty"])
+        text = text if isinstance(text, str) else text["c"][1]
+        is_lost = re.match("CouldNot|.*NotRendered", message["type"]) or EMBEDDED.match(text)
+        if is_lost and not text.startswith("<!--"):
+            raise typst.TypstError(text.partition("\n")[0])
+    return done.stdout
+
+
+def draw(cells, block, path):
+    """The PDF of cells, with images that lie in the folder `path`; TypstError if it lacks any."""
+    shown = [part for cell in cells for part in parts(cell)]
+    for cell in shown:
+        if cell.cell_type == "markdown":
+            cell.source = FORMULA.sub(lambda m: f"${m['x']}$" if m["x"] else m[0], cell.source)
+    with tempfile.TemporaryDirectory() as folder:
+        book = json.dumps(new_notebook(cells=shown))
+        tree = pandoc(book, IPYNB, "json", folder, "--sandbox")
+        if re.search(r'"t":"Raw(Block|Inline)","c":\["(?!typst)', tree):  # read HTML as browsers do
+            page = pandoc(tree, "json", "html", folder, "--mathjax", "--syntax-highlighting=none")
+            tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
+        folders = f"--resource-path=.{os.pathsep}{Path(path).resolve()}"
+        body = pandoc(tree, "json", "typst", folder, folders, "--syntax-highlighting=idiomatic")
+        source = Path(folder, "notebook.typ")
+        source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
+        # The standard makes a missing glyph an error, not an empty box.
+        options = {"ignore_system_fonts": True, "pdf_standards": "a-2u"}
+        options["sys_inputs"] = {"block": json.dumps(block)}
+        return typst.compile(source, timestamp=timestamp(block["date"]), **options)
 
 
 class TypstPDFExporter(Exporter):
@@ -81,36 +139,43 @@ class TypstPDFExporter(Exporter):
     export_from_notebook = "PDF via Typst"
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
-        """The PDF's bytes, and the resources. typst.TypstError if the fonts lack a character."""
+        """The PDF's bytes, and the resources.
+
+        typst.TypstError names the first cell that holds what cannot be drawn.
+        """
         notebook, resources = super().from_notebook_node(nb, resources, **kwargs)
-        about = resources.get("metadata", {})
-        block = title_block(notebook.metadata, about.get("name", ""))
+        about = {"name": "", "path": "", **resources.get("metadata", {})}
+        block = title_block(notebook.metadata, about["name"])
         for cell in notebook.cells[:1]:
             cell.source = drop_repeated(cell.source, block)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs = readable(cell.outputs)
-        with tempfile.TemporaryDirectory() as folder:
-            body = typst_source(notebook, about.get("path"), folder)
-            source = Path(folder, "notebook.typ")
-            source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
-            pdf = typst.compile(
-                source,
-                ignore_system_fonts=True,
-                timestamp=timestamp(block["date"]),
-                pdf_standards="a-2u",  # makes a missing glyph an error, not an empty box
-                sys_inputs={"block": json.dumps(block)},
-            )
-        return pdf, resources
+        try:
+            return draw(notebook.cells, block, about["path"]), resources
+        except typst.TypstError:
+            for number, cell in enumerate(notebook.cells, 1):
+                try:
+                    draw([cell], block, about["path"])
+                except typst.TypstError as error:
+                    name = f"{about['name']}.ipynb, cell {number} ({cell.get('id', 'no id')})"
+                    text = f"{name} cannot be drawn: {error}; use Markdown or an image instead"
+                    raise typst.TypstError(text) from error
+            raise
 
 
-if __name__ == "__main__":
+def main():
     parser = argparse.ArgumentParser("python -m tools.pdf", description=__doc__.split("\n")[0])
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER")
     arguments = parser.parse_args()
+    targets = [arguments.out / f"{path.stem}.pdf" for path in arguments.notebooks]
+    if len({str(target).lower() for target in targets}) < len(targets):
+        raise ValueError("two notebooks have one name: export them into two folders with --out")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in arguments.notebooks:
-        target = arguments.out / path.with_suffix(".pdf").name
-        target.write_bytes(TypstPDFExporter().from_filename(str(path))[0])
+    for path, target in zip(arguments.notebooks, targets, strict=True):
+        about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+        pdf, _ = TypstPDFExporter().from_notebook_node(read_notebook(path), about)
+        target.write_bytes(pdf)
         print(f"wrote {target}")
+
+
+if __name__ == "__main__":
+    command(main)

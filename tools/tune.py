@@ -9,6 +9,7 @@ are kept in build/work-full, where a full run of the notebook finds them.
 
 import argparse
 
+from tools.files import command
 from tools.notebook import execute
 
 NOTEBOOK, LAST = "ps2_eurosat.ipynb", "tune"
@@ -37,4 +38,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
