@@ -113,17 +113,18 @@ def run():
     import utils
 
     data = utils.load_eurosat()
-    chosen = utils.Run.of(os.environ.get("PS2_PROFILE", ""), data)
-    summary = f"profile {chosen.profile}: {data.note or 'EuroSAT'}, {len(data):,} images"
+    profile = utils.choose_profile(os.environ.get("PS2_PROFILE", ""), data)
+    out = utils.output_folder(profile)
+    summary = f"profile {profile}: {data.note or 'EuroSAT'}, {len(data):,} images"
     print(summary, flush=True)
-    os.environ["PS2_PROFILE"] = chosen.profile
+    os.environ["PS2_PROFILE"] = profile
     for part in PARTS:
-        execute(part, chosen.out / part)
-    report = json.loads((chosen.out / "report/results.json").read_text())
+        execute(part, out / part)
+    report = json.loads((out / "report/results.json").read_text(encoding="utf-8"))
     print(f"\naccuracy ({report['data']}, {report['judged on']})")
     for result in report["results"]:
         print(f"  {result['model']:28}{result['accuracy']:8.2%}")
-    print(f"{summary}; notebooks, figures/ and report/ are in {chosen.out}/")
+    print(f"{summary}; notebooks, figures/ and report/ are in {out}/")
 
 
 def main():
