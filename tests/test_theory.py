@@ -1,5 +1,11 @@
-"""The functions of ps2_theory.ipynb against torch, scipy and counting; what its cells hold."""
+"""ps2_theory.ipynb: its functions against torch and scipy, its prose against what its cells hold.
 
+The convention: a matrix in Markdown is written `NAME = \\begin{bmatrix}` and is the variable NAME;
+a decimal, or a number above 99, is one of the values that the code cells of its section leave.
+"""
+
+import re
+from fractions import Fraction
 from pathlib import Path
 
 import nbformat
@@ -7,214 +13,138 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import example, given
+import torchvision
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
+from hypothesis.extra.numpy import arrays
 from scipy import signal, special
+from torch.utils.flop_counter import FlopCounterMode
 
-from tools.definitions import load_definitions
+import utils
 
-NOTEBOOK = Path(__file__).parent.parent / "ps2_theory.ipynb"
-CELLS = {cell.id: cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
-KINDS = ("float64", "float32", "float16", "int64", "int8", "uint8", "bool")
+CELLS = nbformat.read(Path(__file__).parent.parent / "ps2_theory.ipynb", as_version=4).cells
+TITLE, CORRECTIONS = (cell.source for cell in CELLS if cell.id in ("title", "corrections"))
+TASKS = "1.1a 1.1b 1.1c 1.2.1 1.2.2 1.3.1 1.3.2 1.3.3 1.4 1.5".split()
+MATRIX = r"(\w+?)(?:_\{\\text\{(\w+)\}\})? = (?:\\frac\{1\}\{(\d+)\} )?\\begin\{bmatrix\}(.*?)\\end"
+NUMBER = r"(?<![E\d])(?:-?\d+\.\d+(?: \\cdot 10\^\{-?\d+\})?|-?\d{1,3}(?:,\d{3})+|-?\d{3,})"
+NO_NUMBER = r"^#.*|\[.*?\]\(.*?\)|\(\D*, \d{4}\)|\b1\.\d(?:\.\d|[abc])|\b1\.\d[: ]|\\begin.*?\\end"
+SIDE, PIXELS = st.integers(3, 9), {"elements": st.floats(-9, 9, width=32)}
+
+
+def values(item):
+    """All numbers in a variable, unless it is an image or a large matrix."""
+    if isinstance(item, (dict, list, tuple)):
+        return sum(map(values, item.values() if isinstance(item, dict) else item), [])
+    small = isinstance(item, (int, float, np.ndarray, np.generic)) and np.size(item) <= 64
+    return np.ravel(item).tolist() if small and np.asarray(item).dtype.kind in "iuf" else []
 
 
 @pytest.fixture(scope="module")
-def theory(tmp_path_factory):
-    """What the notebook defines; the folders for its figures are made in a temporary place."""
+def run(tmp_path_factory):
+    """What the cells leave, and Otter's reading copy: [Markdown, values of its code] a question."""
+    space, copy, inside = {}, [], False
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("theory"))
-        patch.delenv("PS2_PROFILE", raising=False)
-        space, problems = load_definitions(NOTEBOOK)
-        assert not problems
-        return space
+        patch.setattr(utils, "show_figure", lambda figure, *_, **__: utils.plt.close(figure))
+        Path("utils.py").touch()  # the first cell looks for it
+        for cell in CELLS:
+            for fence in re.findall("^<!-- (BEGIN|END) QUESTION -->$", cell.source, re.M):
+                assert inside == (fence == "END"), cell.id
+                inside = fence == "BEGIN"
+                copy += [["", []]] if inside else []
+            is_code, new = cell.cell_type == "code", cell.source
+            if is_code:
+                before = dict(space)
+                exec(cell.source, space)
+                new = values([v for k, v in space.items() if before.get(k) is not v])
+            if inside:
+                copy[-1][is_code] += new
+    assert not inside
+    return space, copy
 
 
-@st.composite
-def images(draw, shape, exponent=900):
-    """An array of a number type: any integers; finite floats, -0.0 and subnormal ones too.
-
-    A float64 ends at 2**exponent and a float32 at 2**50, so that no product overflows.
-    """
-    kind = np.dtype(draw(st.sampled_from(KINDS)))
-    limit = 2.0 ** {"float64": exponent, "float32": 50}.get(kind.name, 15)
-    floats = dict(min_value=-limit, max_value=limit) if kind.kind == "f" else {}
-    return draw(arrays.arrays(kind, shape, elements=arrays.from_dtype(kind, **floats)))
-
-
-@st.composite
-def windows(draw):
-    """An image, a kernel that is at most one pixel too large once padded, a stride, a padding."""
-    side, padding = st.integers(1, 13), draw(st.integers(0, 3))
-    x = draw(images(st.tuples(side, side)))
-    size = st.tuples(*(st.integers(1, n + 2 * padding + 1) for n in x.shape))
-    return x, draw(images(size, exponent=100)), draw(st.integers(1, 15)), padding
+def drift(text, space, known):
+    """What a Markdown text says and the cells do not: names of matrices, and numbers."""
+    wrong = []
+    for name, index, divisor, body in re.findall(MATRIX, text):
+        held = np.atleast_2d(space[f"{name}_{index}" if index else name]) * int(divisor or 1)
+        for entry, value in zip(re.split(r"&|\\\\", body), held.flat, strict=True):
+            digits = 9 if "/" in entry else len(entry.strip().partition(".")[2])
+            wrong += [name] * (round(float(value), digits) != float(Fraction(entry.strip())))
+    for number in re.findall(NUMBER, re.sub(NO_NUMBER, "", text, flags=re.M)):
+        plain, _, power = number.replace(",", "").partition(r" \cdot 10^")
+        digits, scale = len(plain.partition(".")[2]), 10.0 ** int(power.strip("{}") or 0)
+        wrong += [number] * all(f"{value / scale:.{digits}f}" != plain for value in known)
+    return wrong
 
 
-@st.composite
-def pools(draw):
-    """An image, the size of a window that fits it once padded, a stride or None, a padding."""
-    size = draw(st.integers(1, 6))
-    padding = draw(st.integers(0, size // 2))
-    side = st.integers(max(1, size - 2 * padding), 14)
-    return draw(images(st.tuples(side, side))), size, draw(st.none() | st.integers(1, 8)), padding
+def test_the_reading_copy_holds_every_answer_and_the_first_table_leads_there(run):
+    for (text, _), task in zip(run[1], TASKS, strict=True):
+        assert f"## {task} " in text and "**Question" in text and "**Answer.**" in text
+    rows = re.findall(r"^\| \[(\S+)\]\(#(\S+)\) \| (\d*)", TITLE, re.M)
+    headings = re.findall(r"^#+ (.+)", "\n".join(cell.source for cell in CELLS), re.M)
+    assert [task for task, *_ in rows] == TASKS and sum(int(n or 0) for *_, n in rows) == 50
+    assert {link for _, link, _ in rows} <= {heading.replace(" ", "-") for heading in headings}
 
 
-def in_torch(function, x, *args):
-    """A torch function of (1, 1, H, W) on x (H, W) as float64: -> (h, w)."""
-    return function(torch.tensor(x.astype(float))[None, None], *args)[0, 0].numpy()
+def test_prose_says_what_the_cells_hold(run):
+    for text, known in [*run[1], *((text, values(run[0])) for text in (TITLE, CORRECTIONS))]:
+        assert drift(text, run[0], known) == []
+        assert len(re.findall(MATRIX, text)) == text.count(r"\begin{bmatrix}"), "one has no name"
 
 
-def close(ours, theirs, scale):
-    """Equal up to 100 roundings of `scale`, the largest sum that could arise."""
-    kind = np.finfo(ours.dtype)
-    assert ours.shape == theirs.shape
-    assert (np.abs(ours - theirs) <= 100 * (kind.eps * scale + kind.tiny)).all()
+def test_any_number_with_another_last_digit_is_noticed(run):
+    for text, known in run[1]:
+        text = re.sub(r"^#.*|\(\D*, \d{4}\)", "", text, flags=re.M)
+        ends = [m.end() for m in re.finditer(r"\d(?= &| \\\\| \\end)", text)]
+        ends += [m.end() for m in re.finditer(NUMBER, text) if len(m[0]) > 3]  # 0.3, 0.4 both occur
+        for at in (end - 1 - (text[end - 1] == "}") for end in ends):
+            other = text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :]
+            assert drift(other, run[0], known), text[at - 20 : at + 2]
 
 
-@pytest.mark.parametrize("name, flip", [("cross_correlate2d", 1), ("convolve2d", -1)])
-@given(case=windows())
-def test_sliding_a_kernel_equals_naive_loops_torch_and_scipy(theory, name, flip, case):
-    x, kernel, stride, padding = case
-    padded, weights = np.pad(x.astype(float), padding), kernel[::flip, ::flip].astype(float)
-    if not np.less_equal(kernel.shape, padded.shape).all():
-        with pytest.raises(ValueError, match="kernel must fit the padded input"):
-            theory[name](*case)
-        return
-    ours, scale = theory[name](*case), np.abs(padded).max() * np.abs(weights).sum()
-    assert ours.dtype == np.result_type(x, kernel, np.float32)
-    close(ours, in_torch(F.conv2d, padded, torch.tensor(weights)[None, None], None, stride), scale)
-    close(ours, signal.correlate2d(padded, weights, mode="valid")[::stride, ::stride], scale)
-    naive = theory["slide"](padded, kernel.shape, lambda patch: (patch * weights).sum(), stride)
-    close(ours, naive, scale)
+def test_each_row_of_the_table_of_layers_says_what_the_cells_hold(run):
+    table = [line.split(" | ") for line in re.findall(r"^\| \d+ \| (.+) \|$", run[1][-1][0], re.M)]
+    assert table.pop(9)[1] == str(run[0]["flat"])
+    for line, (channels, size, *counts) in zip(table, run[0]["rows"], strict=True):
+        shape = f"{channels}×{size}×{size}" if size > 1 else f"{channels}"
+        counts[2] = min(counts[2], 227)  # no unit sees more than the image
+        assert [line[1], *line[3:]] == [shape, *(f"{n:,}" for n in counts)]
+    with FlopCounterMode(display=False) as counter:
+        torch.nn.Sequential(*run[0]["features"])(torch.zeros(1, 3, 227, 227))
+    assert counter.get_total_flops() == 2 * run[0]["rows"][:9, 3].sum()
+    parameters = torchvision.models.alexnet().parameters()
+    assert sum(p.numel() for p in parameters) == run[0]["totals"]["torchvision"]
 
 
-@given(case=pools())
-def test_pooling_equals_torch(theory, case):
-    x, *_ = case
-    maximum, mean = (theory[name](*case) for name in ("max_pool2d", "average_pool2d"))
-    assert maximum.dtype == mean.dtype == np.result_type(x, np.float32)
-    assert np.array_equal(maximum, in_torch(F.max_pool2d, *case))
-    close(mean, in_torch(F.avg_pool2d, *case), np.abs(x.astype(float)).max())
+@given(st.data(), st.tuples(SIDE, SIDE), st.tuples(st.integers(1, 3), st.integers(1, 3)))
+def test_sliding_and_pooling_equal_torch_and_scipy(run, data, shape, size):
+    x, kernel = (data.draw(arrays(float, n, **PIXELS)) for n in (shape, size))
+    stride, batch = data.draw(st.integers(1, 4)), run[0]["as_batch"]
+    flipped, shifts = kernel[::-1, ::-1], run[0]["shifts"](x, size, stride)
+    ours = run[0]["cross_correlate2d"](x, kernel, stride)
+    for theirs, mine in [
+        (run[0]["slide"](x, kernel, stride), ours),
+        (F.conv2d(batch(x), batch(kernel), stride=stride)[0, 0], ours),
+        (signal.convolve2d(x, flipped, mode="valid")[::stride, ::stride], ours),
+        (F.max_pool2d(batch(x), size, stride)[0, 0], np.max(shifts, axis=0)),
+        (F.avg_pool2d(batch(x), size, stride)[0, 0], np.mean(shifts, axis=0)),
+        (special.expit(70 * x), run[0]["sigmoid"](70 * x)),  # -630 to 630
+    ]:
+        np.testing.assert_allclose(mine, theirs, atol=1e-9)
 
 
-@given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
-def test_output_size_counts_the_windows(theory, size, kernel, stride, padding):
-    starts = range(0, size + 2 * padding - kernel + 1, stride)
-    if starts:
-        assert theory["output_size"](size, kernel, stride, padding) == len(starts)
-    else:
-        with pytest.raises(ValueError, match="kernel must fit the padded input"):
-            theory["output_size"](size, kernel, stride, padding)
+def test_only_dark_above_bright_is_circled(run):
+    step = np.repeat([0.0, 1.0], 80)[:, None] * np.ones(160)
+    for image, areas in ((step, 1), (step[::-1], 0), (step.T, 0), (run[0]["scene"], 2)):
+        assert len(run[0]["strong_areas"](run[0]["respond"](image)[0])) == areas
 
 
-@pytest.mark.filterwarnings("error")
-@given(z=images(arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4), 1023))
-@example(z=np.array([-1000.0, -30, -2, 0, 2, 30, 1000]))
-@example(z=np.array([-np.inf, np.inf]))
-def test_sigmoid_equals_scipy_and_torch_without_overflow(theory, z):
-    ours, exact = theory["sigmoid"](z), z.astype(float)
-    rtol = {"float16": 1e-2, "float32": 1e-5}.get(z.dtype.name, 1e-12)
-    for theirs in (special.expit(exact), torch.sigmoid(torch.tensor(exact)).numpy()):
-        np.testing.assert_allclose(ours, theirs, rtol, np.finfo(ours.dtype).tiny)
-
-
-def test_a_byte_image_does_not_overflow_and_is_not_changed(theory):
-    white = np.full((4, 4), 255, np.uint8)
-    correlated = theory["cross_correlate2d"](white, np.ones((2, 2), np.uint8))
-    assert correlated.tolist() == [[1020.0] * 3] * 3
-    theory["average_pool2d"](white, 2, padding=1)
-    assert (white == 255).all()
-    assert theory["output_size"](np.uint8(200), np.uint8(1), padding=np.uint8(100)) == 400
-
-
-X = np.ones((4, 5))
-WRONG = [
-    ("cross_correlate2d", (X, np.ones((5, 1))), "kernel must fit the padded input of 4 .* not 5"),
-    ("cross_correlate2d", (X, np.ones((1, 8)), 1, 1), "must fit the padded input of 7 .* not 8"),
-    ("cross_correlate2d", (X, np.ones((0, 2))), "kernel must be .* at least 1, not 0"),
-    ("cross_correlate2d", (np.ones((0, 5)), np.ones((1, 1))), "size must be .* at least 1, not 0"),
-    ("cross_correlate2d", (X[0], X), r"x must be .*\(rows, columns\).*shape \(5,\)"),
-    ("cross_correlate2d", (X[None], X), r"x must be .*shape \(1, 4, 5\)"),
-    ("cross_correlate2d", (X, X[0]), r"kernel must be .*shape \(5,\)"),
-    ("convolve2d", (X, X[0]), r"kernel must be .*shape \(5,\)"),
-    ("cross_correlate2d", ([["a"]], X), "x must be real numbers"),
-    ("cross_correlate2d", (X * 1j, X), "x must be real numbers"),
-    ("max_pool2d", (X, 2, 2, 2), "padding must be at most half the size 2, not 2"),
-    ("average_pool2d", (X, 5), "kernel must fit the padded input of 4 pixels, not 5"),
-    ("average_pool2d", (X[0], 1), "x must be real numbers"),
-]
-SLIDE, POOL = dict(x=X, kernel=X, stride=1, padding=0), dict(x=X, size=2, stride=1, padding=0)
-GOOD = {"cross_correlate2d": SLIDE, "convolve2d": SLIDE, "max_pool2d": POOL, "average_pool2d": POOL}
-GOOD |= {"pad2d": dict(x=X, padding=0), "output_size": dict(size=4, kernel=2, stride=1, padding=0)}
-WHOLE = [(name, key) for name, good in GOOD.items() for key in good if good[key] is not X]
-AGREE = [([0.8808], [0.88], True), ([0.8749], [0.88], False), ([[0.88]], [0.88], False)]
-
-
-@pytest.mark.parametrize("name, arguments, message", WRONG, ids=range(len(WRONG)))
-def test_wrong_arrays_and_sizes_are_refused(theory, name, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        theory[name](*arguments)
-
-
-@pytest.mark.parametrize("name, argument", WHOLE)
-def test_only_whole_numbers_are_allowed(theory, name, argument):
-    least = 0 if argument == "padding" else 1
-    for value in (least - 1, -5, 1.5, True, "same"):
-        message = f"{argument} must be a whole number of at least {least}, not '?{value}"
-        with pytest.raises(ValueError, match=message):
-            theory[name](**GOOD[name] | {argument: value})
-
-
-@pytest.mark.parametrize("computed, typed, same", AGREE)
-def test_agrees_compares_two_decimals_and_the_shape(theory, computed, typed, same):
-    assert theory["agrees"](computed, typed) is same
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_exactly_the_ridge_and_the_shore_are_circled(theory, seed):
-    scene, *lines = theory["draw_scene"](seed=seed)
-    _, masks, scale = theory["strong_areas"](scene, theory["LEARNED"])
-    for mask, line in zip(masks, lines, strict=True):
-        rows, columns = np.nonzero(mask)
-        off = (rows + 1.5) * scale - line[columns * scale + 3 * scale // 2]
-        assert np.unique(columns).size == mask.shape[1] and np.abs(off).max() < 3 * scale
-
-
-def test_only_dark_above_bright_is_circled(theory):
-    scene, step = theory["draw_scene"]()[0], np.repeat([0.0, 1.0], 80)[:, None] * np.ones(160)
-    for image, areas in ((step, 1), (step[::-1], 0), (step.T, 0), (step * 0, 0), (1 - scene, 0)):
-        assert len(theory["strong_areas"](image, theory["LEARNED"])[1]) == areas
-
-
-def test_receptive_field_equals_the_pixels_that_a_gradient_reaches(theory):
-    """All kernels are ones, a sum stands for the maximum: the gradient covers the whole field."""
-    x = y = torch.ones(1, 1, 419, 419, dtype=torch.float64, requires_grad=True)
-    for row in theory["trace"](theory["ALEXNET"])[:8]:
-        kernel = torch.ones(1, 1, row["kernel"], row["kernel"], dtype=torch.float64)
-        y = F.conv2d(y, kernel, stride=row["stride"], padding=row["padding"])
+def test_receptive_field_is_what_a_gradient_reaches(run):
+    """All kernels are ones, and a sum stands for the maximum."""
+    x = y = run[0]["as_batch"](np.ones((419, 419))).requires_grad_()
+    for (_, k, s, p, _), row in zip(run[0]["alexnet"]()[:8], run[0]["rows"][1:], strict=False):
+        y = F.conv2d(y, torch.ones(1, 1, k, k, dtype=torch.float64), stride=s, padding=p)
         middle = y.shape[-1] // 2
         (gradient,) = torch.autograd.grad(y[0, 0, middle, middle], x, retain_graph=True)
-        assert (gradient[0, 0].abs().sum(0) > 0).sum() == row["field"]
-
-
-def test_layers_of_other_sizes_are_counted_as_torch_does(theory):
-    layers = [("conv", 7, 3, 2, 1), ("pool", 0, 2, 2, 0), ("flatten", 0, 0, 1, 0)]
-    rows = theory["trace"]([*layers, ("fc", 10, 1, 1, 0)], size=32, channels=2)
-    with torch.device("meta"):
-        linear, conv = torch.nn.Linear(7 * 8 * 8, 10), torch.nn.Conv2d(2, 7, 3, 2, 1)
-    weights = [sum(p.numel() for p in layer.parameters()) for layer in (conv, linear)]
-    assert [row["after"] for row in rows] == [(7, 16, 16), (7, 8, 8), (448, 1, 1), (10, 1, 1)]
-    assert [row["field"] for row in rows] == [3, 5, 32, 32]  # never more than the image
-    assert [row["parameters"] for row in rows] == [weights[0], 0, 0, weights[1]]
-    macs = [conv.weight.numel() * 16 * 16, 0, 0, linear.weight.numel()]
-    assert [row["macs"] for row in rows] == macs
-
-
-SHOWN = [("counts-table", "62,378,344"), ("dimensions-table", "floor(216/4)+1 = 55")]
-SHOWN += [("corrections", "[[3.5, 5.5],"), ("corrections", "vanishing gradient")]
-
-
-@pytest.mark.parametrize("cell, text", SHOWN)
-def test_the_committed_notebook_shows_its_tables(cell, text):
-    assert text in "".join(output.text for output in CELLS[cell].outputs)
+        assert (gradient[0, 0].abs().sum(0) > 0).sum() == row[4]
