@@ -203,7 +203,8 @@ def test_a_missing_character_is_noticed(sample, word):
 @pytest.mark.parametrize("kind, content, text, images", CELLS)
 def test_a_cell_is_drawn_or_named(tmp_path, kind, content, text, images):
     (tmp_path / "a.png").write_bytes(NAVY.getvalue())
-    cells = [new_markdown_cell("first"), make_cell(kind, content), new_markdown_cell("last")]
+    cells = [new_markdown_cell("first"), make_cell(kind, content)]
+    cells += [new_markdown_cell("![](a.png) last")]
     given = new_notebook(cells=cells), {"metadata": {"name": "a", "path": str(tmp_path)}}
     if images is None:
         with pytest.raises(typst.TypstError, match=re.escape(text)) as caught:
@@ -211,7 +212,7 @@ def test_a_cell_is_drawn_or_named(tmp_path, kind, content, text, images):
         assert str(caught.value).startswith("a.ipynb, cell 2 (it) cannot be drawn: ")
     else:
         pdf = TypstPDFExporter().from_notebook_node(*given)[0]
-        assert pdf_text(pdf) == f"afirst{text}last" and count(pdf) == images
+        assert pdf_text(pdf) == f"afirst{text}last" and count(pdf) == images + 1
         assert count(pdf, "PATH") == 0 or "raw" in kind or "<table" in content  # no empty box
 
 

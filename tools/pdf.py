@@ -116,7 +116,8 @@ def draw(cells, block, path):
         book = json.dumps(new_notebook(cells=shown))
         tree = pandoc(book, IPYNB, "json", folder, "--sandbox")
         if re.search(r'"t":"Raw(Block|Inline)","c":\["(?!typst)', tree):  # read HTML as browsers do
-            page = pandoc(tree, "json", "html", folder, "--mathjax", "--syntax-highlighting=none")
+            plain = "--sandbox", "--mathjax", "--syntax-highlighting=none"
+            page = pandoc(tree, "json", "html", folder, *plain)
             tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
         images = f"--resource-path={Path(path).resolve()}"
         body = pandoc(tree, "json", "typst", folder, images, "--syntax-highlighting=idiomatic")
