@@ -1,6 +1,7 @@
 """The exported PDF against the notebook that it shows."""
 
 import base64
+import contextlib
 import io
 import os
 import re
@@ -14,11 +15,14 @@ import nbformat
 import pypdfium2
 import pytest
 import typst
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from nbconvert.exporters.pdf import LatexFailed, PDFExporter
 from nbconvert.filters import markdown2html, strip_ansi
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 from PIL import Image
 
+from tools import pdf
 from tools.pdf import PANDOC, TypstPDFExporter
 
 JUPYTER = "jupyter nbconvert --to=tools.pdf.TypstPDFExporter --output-dir"
@@ -49,15 +53,53 @@ listed    without a language
 ```
 """
 ABOUT = {"title": TEXT.split("\n")[0][2:], "team": "The team", "date": "17 October 2025"}
-ABOUT |= {"authors": [{"name": "Ada Løvelace"}, {"name": "Zoë O'Brien"}]}
+ABOUT |= {"authors": [{"name": "Ada Løvelace"}, "Zoë O'Brien"]}
+
+
+Image.new("RGB", (1800, 300), "navy").save(NAVY := io.BytesIO(), "png")
+GONE = "https://example.org/a.png"
+CELLS = [  # what a cell holds, the text and the number of images that show it; or a word, and None
+    ("text", 'an <img src="a.png"> image', "animage", 1),
+    ("text", "<table><tr><td>left<td>right</table>", "leftright", 0),
+    ("text", "<details><summary>More</summary>\n\n*within* $x$\n\n</details>", "Morewithinx", 0),
+    ("text", "<!-- BEGIN QUESTION -->\n\nH<sub>2</sub>O <foo>bar</foo>", "H2Obar", 0),
+    ("text", "so $ x^2 $, $y $, `$ z $` and $5 or $6", "sox2,y,$z$and$5or$6", 0),
+    ("text", "\\begin{equation}\nx = 1\n\\end{equation}", "x=1", 0),
+    ("raw", "*raw* <b>text", "*raw*<b>text", 0),
+    ("raw text/html", "<b>bold</b>", "bold", 0),
+    ("text/html", "<b>bold</b>", "bold", 0),
+    ("text/latex", r"$\displaystyle x^2$", "x2", 0),
+    ("text/markdown", "**bold** $ x $", "boldx", 0),
+    ("image/png", base64.b64encode(NAVY.getvalue()).decode(), "", 1),
+    ("text", "![a](gone.png)", "gone.png", None),
+    ("text", f"![a]({GONE})", GONE, None),
+    ("text", "<video src='a.mp4'></video>", '<video src="a.mp4">', None),
+    ("text", r"\cite{a}", r"\cite{a}", None),
+    ("text", r"$\unknown{x}$", r"\unknown{x}", None),
+    ("text", "a 漢 b", "漢", None),
+    ("raw text/latex", r"\newpage", r"\newpage", None),
+    ("raw text/x-rst", "*a*", "text/x-rst", None),
+    ("application/javascript", "draw()", "application/javascript", None),
+    ("text/html", "<div></div><script>draw()</script>", "text/html", None),
+    ("image/png", "AAAA", "decode", None),
+]
+TAGS = "a abbr b button center em form h2 li ol p pre q small span sub table td tt ul video".split()
+
+
+def make_cell(kind, content):
+    """A cell of text or raw text, or one whose code is left out and whose output is of a type."""
+    if kind == "text":
+        return new_markdown_cell(content, id="it")
+    if kind.startswith("raw"):
+        return new_raw_cell(content, id="it", metadata={"format": kind[4:]})
+    outputs = [new_output("display_data", {"text/plain": "<a.B object at 0x1>", kind: content})]
+    return new_code_cell("1", id="it", outputs=outputs, metadata={"tags": ["remove-input"]})
 
 
 @pytest.fixture
 def sample():
     """A notebook with everything that our notebooks hold, and more."""
-    file = io.BytesIO()
-    Image.new("RGB", (1800, 300), "navy").save(file, "png")
-    png, alt = base64.b64encode(file.getvalue()).decode(), {"image/png": {"alt": "A navy area"}}
+    png, alt = base64.b64encode(NAVY.getvalue()).decode(), {"image/png": {"alt": "A navy area"}}
     outputs = [
         new_output("stream", text="  indented ``` text\n\n" + "wide " * 40 + "y" * 300 + "\n"),
         new_output("display_data", {"text/plain": "validation: 22 of 22."}),
@@ -88,6 +130,12 @@ def pdf_text(pdf):
     return "".join(shown).replace("\x02", "-")  # the reader's sign for a hyphen at a line's end
 
 
+def count(pdf, kind="IMAGE"):
+    """Objects of a kind on the first page: images, or paths, of which boxes consist."""
+    number = getattr(pypdfium2.raw, f"FPDF_PAGEOBJ_{kind}")
+    return len(list(pypdfium2.PdfDocument(pdf)[0].get_objects(filter=[number])))
+
+
 def shown_text(source):
     """What a markdown cell shows, by nbconvert's own reader; only formulas have dollar signs."""
     page = bs4.BeautifulSoup(markdown2html(source), "html.parser")
@@ -102,7 +150,7 @@ def shown_text(source):
 def pieces(given):
     """The texts and formulas of a notebook in the order of its PDF."""
     about = given.metadata
-    authors = ", ".join(author["name"] for author in about["authors"])
+    authors = ", ".join(getattr(author, "name", author) for author in about["authors"])
     yield "".join((about["title"], about["team"], authors, about["date"]))
     top = f"# {about['title']}\n\n{about['team']}: {authors}\n"
     for cell in given.cells:
@@ -133,10 +181,10 @@ def check_text(pdf, given):
 def test_text_title_and_image_are_there_and_equal_notebooks_give_equal_bytes(sample):
     check_text(pdf := export(sample), sample)
     assert export(sample) == pdf
-    page, about = pypdfium2.PdfDocument(pdf)[0], pypdfium2.PdfDocument(pdf).get_metadata_dict()
+    about = pypdfium2.PdfDocument(pdf).get_metadata_dict()
     assert about["Title"] == ABOUT["title"] and about["CreationDate"].startswith("D:20251017")
     assert about["Author"] == "Ada Løvelace, Zoë O'Brien"
-    assert len(list(page.get_objects(filter=[pypdfium2.raw.FPDF_PAGEOBJ_IMAGE]))) == 1
+    assert count(pdf) == 1
 
 
 @pytest.mark.parametrize("name", ["ps2_theory", "ps2_eurosat"])
@@ -152,13 +200,41 @@ def test_a_missing_character_is_noticed(sample, word):
         check_text(export(other), sample)
 
 
-def test_notebook_without_metadata():
-    assert pdf_text(export(new_notebook(cells=[new_markdown_cell("# Own")]))) == "NotebookOwn"
+@pytest.mark.parametrize("kind, content, text, images", CELLS)
+def test_a_cell_is_drawn_or_named(tmp_path, kind, content, text, images):
+    (tmp_path / "a.png").write_bytes(NAVY.getvalue())
+    cells = [new_markdown_cell("first"), make_cell(kind, content)]
+    cells += [new_markdown_cell("![](a.png) last")]
+    given = new_notebook(cells=cells), {"metadata": {"name": "a", "path": str(tmp_path)}}
+    if images is None:
+        with pytest.raises(typst.TypstError, match=re.escape(text)) as caught:
+            TypstPDFExporter().from_notebook_node(*given)
+        assert str(caught.value).startswith("a.ipynb, cell 2 (it) cannot be drawn: ")
+    else:
+        pdf = TypstPDFExporter().from_notebook_node(*given)[0]
+        assert pdf_text(pdf) == f"afirst{text}last" and count(pdf) == images + 1
+        assert count(pdf, "PATH") == 0 or "raw" in kind or "<table" in content  # no empty box
 
 
-def test_character_without_glyph_stops_the_export():
-    with pytest.raises(typst.TypstError, match="漢"):
-        export(new_notebook(cells=[new_markdown_cell("a 漢 b")]))
+@settings(max_examples=20)
+@given(
+    st.lists(st.sampled_from(TAGS), min_size=1, max_size=4), st.sampled_from(["text", "text/html"])
+)
+def test_no_tag_takes_words_away(tags, kind):
+    source = "".join(f"<{tag}>word{n}</{tag}>" for n, tag in enumerate(tags))
+    with contextlib.suppress(typst.TypstError):
+        text = pdf_text(export(new_notebook(cells=[make_cell(kind, source)])))
+        assert all(f"word{n}" in text for n in range(len(tags))), source
+
+
+@pytest.mark.parametrize("files, word", [("a.ipynb b/A.ipynb", "one name"), ("a.ipynb", "cell 1")])
+def test_command_that_ends_badly_writes_nothing(tmp_path, monkeypatch, files, word):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["pdf", *files.split()])
+    nbformat.write(new_notebook(cells=[make_cell("text", "![](gone.png)")]), "a.ipynb")
+    with pytest.raises((ValueError, typst.TypstError), match=word):
+        pdf.main()
+    assert not list(tmp_path.rglob("*.pdf"))
 
 
 def test_nothing_leaves_the_page_however_long_a_word(sample):

@@ -36,9 +36,7 @@ EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textare
 def title_block(about, name):
     """Title, team, date and authors from metadata; `name` stands in for a missing title."""
     block = {key: str(about.get(key, "")) for key in ("title", "team", "date")}
-    authors = about.get("authors", [])
-    authors = [authors] if isinstance(authors, str) else authors
-    authors = [author if isinstance(author, str) else author["name"] for author in authors]
+    authors = [a if isinstance(a, str) else a["name"] for a in about.get("authors", [])]
     return block | {"title": block["title"] or name, "authors": authors}
 
 
@@ -103,8 +101,7 @@ def pandoc(content, reader, writer, folder, *options):
     for message in json.loads(log.read_text("utf-8")):
         text = message.get("contents", message["pretty"])
         text = text if isinstance(text, str) else text["c"][1]
-        is_lost = re.match("CouldNot|.*NotRendered", message["type"]) or EMBEDDED.match(text)
-        if is_lost and not text.startswith("<!--"):
+        if re.match("CouldNot|.*NotRendered", message["type"]) or EMBEDDED.match(text):
             raise typst.TypstError(text.partition("\n")[0])
     return done.stdout
 
@@ -119,10 +116,11 @@ def draw(cells, block, path):
         book = json.dumps(new_notebook(cells=shown))
         tree = pandoc(book, IPYNB, "json", folder, "--sandbox")
         if re.search(r'"t":"Raw(Block|Inline)","c":\["(?!typst)', tree):  # read HTML as browsers do
-            page = pandoc(tree, "json", "html", folder, "--mathjax", "--syntax-highlighting=none")
+            plain = "--sandbox", "--mathjax", "--syntax-highlighting=none"
+            page = pandoc(tree, "json", "html", folder, *plain)
             tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
-        folders = f"--resource-path=.{os.pathsep}{Path(path).resolve()}"
-        body = pandoc(tree, "json", "typst", folder, folders, "--syntax-highlighting=idiomatic")
+        images = f"--resource-path={Path(path).resolve()}"
+        body = pandoc(tree, "json", "typst", folder, images, "--syntax-highlighting=idiomatic")
         source = Path(folder, "notebook.typ")
         source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
         # The standard makes a missing glyph an error, not an empty box.
