@@ -156,7 +156,7 @@ def pieces(given):
     for cell in given.cells:
         if cell.cell_type == "markdown":
             yield from re.split(r"(\$\$.+?\$\$|\$.+?\$)", shown_text(cell.source.removeprefix(top)))
-        else:
+        elif "remove-input" not in cell.metadata.get("tags", []):
             yield cell.source
         for output in cell.get("outputs", []):
             data = output.get("data", {})
@@ -169,7 +169,7 @@ def check_text(pdf, given):
     text, formula = pdf_text(pdf), ""
     for piece in pieces(given):
         if piece.startswith("$"):
-            formula = re.sub(r"\\[A-Za-z]+|[^0-9A-Za-z]", "", piece)
+            formula += re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|[^0-9A-Za-z]", "", piece)
         elif letters(piece):  # what stands before it is the formula; its parts may be in any order
             drawn, found, text = text.partition(letters(piece))
             assert found and (formula or not drawn), piece
