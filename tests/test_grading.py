@@ -1,11 +1,12 @@
 """The grading: planted faults, harmful code, the untouched template."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from xml.etree import ElementTree
+
+import nbformat
 
 # In the style of the template, with its faults; what follows "# TODO" in a cell is the answer.
 SUBMISSION = """%matplotlib inline
@@ -134,8 +135,8 @@ FAULTS = [line.split(" | ") for line in FAULTS.splitlines()]
 def grade(folder, code, *command):
     """{check: (points, reason or "")}, exit status and what was printed."""
     file, junit = folder / "Übung 2 (fertig).ipynb", folder / "report.xml"
-    cells = [{"cell_type": "code", "source": [cell]} for cell in code.split("# %%\n")]
-    file.write_text(json.dumps({"cells": cells, "nbformat": 4}))
+    cells = [nbformat.v4.new_code_cell(cell) for cell in code.split("# %%\n")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), file)
     junit.write_text("of an earlier notebook")
     variables = {"TOKEN": "secret", "DSL_SUBMISSION_DIR": folder, "DSL_JUNIT_OUT": junit}
     python = [sys.executable, "-m", "pytest", "tests/test_template.py", "--timeout=15"]
