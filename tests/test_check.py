@@ -89,6 +89,12 @@ def test_each_difference_is_one_row_and_noise_hides_none(capsys, old, new, row):
         assert re.search(pattern, WHOLE) and [row.what for row in rows].count("noise") <= 1
 
 
+def test_cells_without_ids_are_paired_by_their_content():
+    content = re.sub('"id": "[a-z]+", ', "", WHOLE.replace('"cells": [', f'"cells": [{PLOT}, '))
+    (loud,) = [row for row in compare(content.replace(r"\n", r"\r\n")) if not row.allowed]
+    assert (loud.cell, loud.before) == ("cell 1", "missing")
+
+
 NUMBER = st.tuples(st.sampled_from(["loss", "accuracy", "n"]), st.sampled_from(["%", "", ";"]))
 NUMBER = st.tuples(NUMBER, st.integers(100, 999), st.integers(-30, 30) | st.just(0))
 

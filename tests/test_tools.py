@@ -42,9 +42,9 @@ REFUSED = [  # files that each tool refuses, and what it says
     (None, "No such file"),
 ]
 FAILS = {
-    "raise ValueError('too small; take 9')": "cell 1: ValueError: too small; take 9",
-    "input()": "cell 1: StdinNotImplementedError: raw_input was called",
-    "import os; os._exit(1)": "cell 1: Kernel died",
+    "raise ValueError('too small; take 9')": "a.ipynb, code cell 2: ValueError: too small; take 9",
+    "input()": "a.ipynb, code cell 2: StdinNotImplementedError: raw_input was called",
+    "import os; os._exit(1)": "a.ipynb, code cell 2: Kernel died",
 }
 SURROUNDINGS = {
     "other/utils.py": "NAME = 'other'",
@@ -106,9 +106,9 @@ def test_surroundings_and_a_folder_that_takes_nothing_change_nothing(tmp_path, m
 
 @pytest.mark.parametrize("code", FAILS)
 def test_a_cell_that_fails_is_named_and_nothing_waits_or_is_written(tmp_path, code):
-    nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / "a.ipynb")
+    nbformat.write(new_notebook(cells=[*map(new_code_cell, ["1", code])]), tmp_path / "a.ipynb")
     text = ending(notebook, tmp_path / "a.ipynb", "--out", tmp_path / "b.ipynb")
-    assert FAILS[code] in text and "a.ipynb" in text and os.listdir(tmp_path) == ["a.ipynb"]
+    assert FAILS[code] in text and os.listdir(tmp_path) == ["a.ipynb"]
 
 
 def test_a_narrow_console_prints_and_ctrl_c_ends_in_a_sentence(tmp_path):

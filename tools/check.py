@@ -64,7 +64,7 @@ def pair(old, new):
     known = {name for name in ids[0] if name and ids[0][name] == ids[1][name] == 1}
     pairs = [(cell, other) for cell in old for other in new if cell.id == other.id in known]
     rest = [[cell for cell in cells if cell.id not in known] for cells in (old, new)]
-    texts = [[cell.text for cell in cells] for cells in rest]
+    texts = [[cell.text.replace("\r\n", "\n") for cell in cells] for cells in rest]
     for _, a, b, c, d in difflib.SequenceMatcher(None, *texts, autojunk=False).get_opcodes():
         pairs += zip_longest(rest[0][a:b], rest[1][c:d])
     return sorted(pairs, key=lambda both: (both[0] or both[1]).number)

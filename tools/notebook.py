@@ -36,7 +36,7 @@ PLAIN = Path(importlib.util.find_spec("matplotlib").origin).parent / "mpl-data/m
 class Client(NotebookClient):
     """Runs a notebook and repeats its text in the terminal, so that a long cell can be watched."""
 
-    cell = shown = 0
+    shown = 0
 
     def create_kernel_manager(self):
         """A kernel of this Python, whatever kernels the notebook and the machine name."""
@@ -45,7 +45,7 @@ class Client(NotebookClient):
         return self.km
 
     def process_message(self, msg, cell, cell_index):
-        content, kind, self.cell = msg["content"], msg["msg_type"], cell_index + 1
+        content, kind = msg["content"], msg["msg_type"]
         if kind == "stream":
             print(content["text"], end="", flush=True)
         elif kind.endswith("display_data") and "image/png" not in content["data"]:
@@ -84,7 +84,7 @@ def execute(path, out=None, until=None, first=None):
             client.execute(env=variables, cwd=folder, stderr=subprocess.DEVNULL)
         except (CellExecutionError, DeadKernelError) as error:
             reason = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else error
-            raise RuntimeError(f"{path}, cell {client.cell}: {reason}") from error
+            raise RuntimeError(f"{path}, code cell {client.code_cells_executed}: {reason}") from error
         except (AssertionError, asyncio.CancelledError):  # so nbclient ends after Ctrl-C
             raise KeyboardInterrupt from None
     for cell in notebook.cells:
