@@ -19,7 +19,6 @@ from pathlib import Path
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from tools.files import command, join_streams, read_notebook
 
@@ -64,9 +63,9 @@ def execute(path, out=None, until=None, first=None):
     """Execute the notebook at `path` in its folder, and write it to `out` (default: `path`).
 
     `until` is the id of the last cell to execute, `first` the code of a cell to put before all
-    others. The file holds nothing that differs between two equal runs: no times, no widget state,
-    fixed metadata and cell ids. The kernel knows nothing of SURROUNDINGS, nor of a reader's own
-    settings of IPython and matplotlib. RuntimeError names a cell that fails; nothing is written.
+    others. Equal runs give equal files: no times, no widget state, fixed metadata and cell ids. The
+    kernel knows nothing of SURROUNDINGS, nor of a reader's own settings of IPython and matplotlib.
+    RuntimeError names a cell that fails; nothing is written.
     """
     path, notebook = Path(path), read_notebook(path)
     if until:
@@ -82,11 +81,12 @@ def execute(path, out=None, until=None, first=None):
         try:
             folder = workplace(path.resolve().parent, Path(spare))
             client.execute(env=variables, cwd=folder, stderr=subprocess.DEVNULL)
-        except (CellExecutionError, DeadKernelError) as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if getattr(client, "_async_cleanup_kernel_future", None):  # set by nbclient on Ctrl-C
+                raise KeyboardInterrupt from None
             reason = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else error
-            raise RuntimeError(f"{path}, code cell {client.code_cells_executed}: {reason}") from error
-        except (AssertionError, asyncio.CancelledError):  # so nbclient ends after Ctrl-C
-            raise KeyboardInterrupt from None
+            number = client.code_cells_executed
+            raise RuntimeError(f"{path}, code cell {number}: {reason}") from error
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = join_streams(cell.outputs)
