@@ -1,6 +1,7 @@
 """Every cell of both notebooks twice in one kernel, some after an interrupt; odd surroundings."""
 
 import copy
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
+
+from tools.files import join_streams
 
 STOPPED = {  # cells that take long, and what is interrupted at its third call
     "train-base": "_optimise",
@@ -66,10 +69,9 @@ def run_twice(folder, name, small=True):
     notebook.cells = list(repeated(codes, small))
     client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": folder}})
     client.execute()
-    for cell in notebook.cells:
-        for output in cell.outputs:
-            output.pop("execution_count", None)
-    outputs = {cell.id: cell.outputs for cell in notebook.cells}
+    outputs = {cell.id: join_streams(cell.outputs) for cell in notebook.cells}
+    for output in itertools.chain(*outputs.values()):
+        output.pop("execution_count", None)
     for cell in codes:
         assert outputs[f"{cell.id}-again"] == outputs[f"{cell.id}-first"], cell.id
     return "".join(output.get("text", "") for each in outputs.values() for output in each)
