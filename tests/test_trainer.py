@@ -264,14 +264,14 @@ def test_a_wrong_bit_is_refused_or_changes_nothing(checkpoint, place, bit):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_it_whole(checkpoint, monkeypatch):
-    (path, whole, expected), write = checkpoint, Path.write_bytes
+    (path, whole, _), write = checkpoint, Path.write_bytes
     path.write_bytes(whole)
     monkeypatch.setattr(Path, "write_bytes", lambda file, content: write(file, content[:99]) / 0)
     with pytest.raises(ZeroDivisionError):
         trainer().train(images(), "", path.parent)
     monkeypatch.undo()
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert torch.equal(resume(path, whole), expected)
+    assert path.read_bytes() == whole
 
 
 def infinite_gradient(scores, labels):
