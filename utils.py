@@ -146,7 +146,6 @@ LISTS = {  # the published split of Neumann et al., arXiv 1911.06721: part -> MD
     "val": "95de90f2aa998f70a3b2416bfe0687b4",
     "test": "7ae5ab94471417b6e315763121e67c5f",
 }
-LISTS_FROM = "https://hf.co/datasets/torchgeo/eurosat/resolve/main"
 FIFTHS = {"train": (2, 3, 4), "val": (1,), "test": (0,)}  # without lists: file number modulo 5
 
 
@@ -205,8 +204,8 @@ def download_eurosat(root):
     EuroSAT(root, download=True)
     with contextlib.suppress(OSError, RuntimeError):
         for part, md5 in LISTS.items():
-            name = f"eurosat-{part}.txt"
-            download_url(f"{LISTS_FROM}/{name}", root / "eurosat", name, md5)
+            source = f"https://hf.co/datasets/torchgeo/eurosat/resolve/main/eurosat-{part}.txt"
+            download_url(source, root / "eurosat", md5=md5)
 
 
 def draw_scene(name, rng):
@@ -370,9 +369,9 @@ DEFAULTS = {
     "ema_decay": 0.0,  # of the moving average of the weights, which predicts
     "augment": None,  # augment(images, generator) changes training batches only
     "transform": None,  # transform(images) changes every batch, after scaling to [0, 1]
-    "tta": 1,  # number of symmetries (1 to 8) over which predictions are averaged
+    "tta": None,  # tta(images) gives the views over which predictions are averaged
 }
-RANGES = {"batch_size": (1, math.inf), "epochs": (1, math.inf), "tta": (1, 8), "seed": (0, 2**32)}
+RANGES = {"batch_size": (1, math.inf), "epochs": (1, math.inf), "seed": (0, 2**32)}
 RANGES |= {"learning_rate": (0.0, math.inf), "max_grad_norm": (0.0, math.inf)}
 RANGES |= {"warmup": (0.0, 1.0), "ema_decay": (0.0, 1.0)}
 NAMES = {  # what the two settings may name
@@ -399,11 +398,6 @@ def settings(cfg):
     return cfg | {name: number(name, cfg[name], *limits) for name, limits in RANGES.items()}
 
 
-def symmetry(images, k):
-    """Symmetry k (0 to 7) of images (..., H, W): four rotations, then those of the mirror image."""
-    return torch.rot90(images if k < 4 else images.flip(-1), k % 4, dims=(-2, -1))
-
-
 class Trainer:
     """Train and test a classifier, with the calls of the course's template.
 
@@ -419,6 +413,12 @@ class Trainer:
         self.optimizer = optimizer(self.model.parameters(), lr=self.learning_rate)
         self.generator = torch.Generator()
 
+    def prepare(self, X):
+        """Images (B, 3, H, W), uint8 or in [0, 1], as float32 and transformed: the model's input."""
+        scale, X = 255 if X.dtype == torch.uint8 else 1, X.to(self.device)
+        X = X.to(torch.float32, memory_format=torch.channels_last) / scale
+        return self.transform(X) if self.transform else X
+
     def iter_step(self, X, Y):
         """Loss and accuracy of images X (B, 3, H, W), labels Y (B,), as tensors; takes no step."""
         return self._measure(self.scores(X), Y)
@@ -432,25 +432,24 @@ class Trainer:
     def scores(self, X):
         """Scores (B, n_classes), as float32, of images X (B, 3, H, W), uint8 or in [0, 1].
 
-        Training computes in bfloat16 where the processor does. Evaluation computes in float32;
-        with tta > 1 it gives the logarithm of the mean probability over the symmetries.
+        Training computes in bfloat16 where the processor does. Evaluation computes in float32 and
+        with tta gives the logarithm of the mean probability over the views.
         """
-        scale, X = 255 if X.dtype == torch.uint8 else 1, X.to(self.device)
-        X = X.to(torch.float32, memory_format=torch.channels_last) / scale
-        X = self.transform(X) if self.transform else X
+        X = self.prepare(X)
         if self.model.training:
             with torch.autocast(self.device.type, torch.bfloat16, self.device.type in BFLOAT16):
                 return self.model(X).float()
-        if self.tta == 1:
+        if not self.tta:
             return self.model(X)
-        views = [self.model(symmetry(X, k)).log_softmax(1) for k in range(self.tta)]
-        return torch.stack(views).logsumexp(0) - math.log(self.tta)
+        views = [self.model(view).log_softmax(1) for view in self.tta(X)]
+        return torch.stack(views).logsumexp(0) - math.log(len(views))
 
-    def train(self, dataset, label="training", checkpoint=None):
+    def train(self, dataset, label="training", checkpoint=None, validation=None):
         """(avg_loss, avg_acc): lists of the means over the samples so far in each epoch.
 
         With a folder `checkpoint` the state is kept there after each epoch: the same call on a new
-        Trainer goes on from it and ends bit-identically.
+        Trainer goes on from it and ends bit-identically. self.validation lists loss and accuracy on
+        a dataset `validation` after each epoch.
         """
         if not len(dataset):
             raise ValueError("dataset is empty: nothing to train on")
@@ -466,9 +465,13 @@ class Trainer:
                     self.generator.manual_seed(self.seed + 1000 * epoch)
                     order = torch.randperm(len(dataset), generator=self.generator)
                 self._optimise(*get_batch(dataset, order.split(self.batch_size)[place]))
+                if validation and place == batches - 1:
+                    self._swap()
+                    self.validation.append([x[-1] for x in self.test(validation, label="")])
+                    self._swap()
                 if path and place == batches - 1:
                     state = {name: getattr(self, name).state_dict() for name in PARTS}
-                    state |= {"ema": self.ema, "history": self.history}
+                    state |= {name: vars(self)[name] for name in ("ema", "history", "validation")}
                     save_state(path, "checkpoint", state)
         return running_means(self.history, batches)
 
@@ -482,12 +485,17 @@ class Trainer:
             return min(1, (step + 1) / (rise + 1)) * (1 + math.cos(math.pi * fall)) / 2
 
         self.schedule = LambdaLR(self.optimizer, factor if self.warmup else lambda step: 1.0)
-        self.history, self.ema = [], [weight.detach().clone() for weight in self.model.parameters()]
+        self.ema = [weight.detach().clone() for weight in self.model.parameters()]
+        self.history, self.validation = [], []
         try:
             yield
         finally:
-            for weight, average in zip(self.model.parameters(), self.ema, strict=True):
-                weight.data.copy_(average)
+            self._swap()
+
+    def _swap(self):
+        """Exchange the weights and their averages."""
+        for weight, average in zip(self.model.parameters(), self.ema, strict=True):
+            weight.data, average.data = average.data, weight.data
 
     def _optimise(self, X, Y):
         """One optimisation step. FloatingPointError leaves the weights of the step before."""
@@ -497,10 +505,9 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        for name, value in {"loss": loss, "gradient": norm}.items():
-            if not value.isfinite():
-                advice = f"lower learning_rate (now {self.learning_rate}) or set max_grad_norm"
-                raise FloatingPointError(f"the {name} is {value.item()}: {advice}")
+        if not (loss + norm).isfinite():
+            advice = f"lower learning_rate (now {self.learning_rate}) or set max_grad_norm"
+            raise FloatingPointError(f"the loss is {loss}, its gradient {norm} long: {advice}")
         self.optimizer.step()
         self.schedule.step()
         step = len(self.history)  # the first steps are forgotten faster
@@ -546,7 +553,7 @@ class Trainer:
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
         self.ema = [average.to(self.device) for average in state["ema"]]
-        self.history = state["history"]
+        self.history, self.validation = state["history"], state["validation"]
 
 
 def running_means(history, batches):
@@ -573,7 +580,7 @@ def choose_profile(asked, data):
     return profile
 
 
-def train_or_load(profile, name, trainer, dataset):
+def train_or_load(profile, name, trainer, dataset, validation=None):
     """The curves (avg_loss, avg_acc) of trainer.train(dataset), trained now or loaded.
 
     The trainer ends on the CPU, its weights rounded to half precision as they are stored, so that
@@ -581,11 +588,12 @@ def train_or_load(profile, name, trainer, dataset):
     """
 
     def train():
-        curves = trainer.train(dataset, name, WORK if profile == "full" else None)
-        return {"weights": trainer.model.cpu().half().state_dict(), "curves": torch.tensor(curves)}
+        curves = trainer.train(dataset, name, WORK if profile == "full" else None, validation)
+        state = {"weights": trainer.model.cpu().half().state_dict(), "curves": torch.tensor(curves)}
+        return state | {"validation": trainer.validation}
 
     stored = compute_or_load(profile, name, trainer.identity(dataset), train)
-    trainer.device = torch.device("cpu")
+    trainer.device, trainer.validation = torch.device("cpu"), stored["validation"]
     trainer.model.cpu().float().load_state_dict(stored["weights"])
     return stored["curves"].tolist()
 

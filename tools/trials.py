@@ -1,0 +1,77 @@
+"""Run named trials of the settings in ps2_eurosat.ipynb; append them to report/trials.json.
+
+python -m tools.trials NAME...
+
+A trial changes the notebook's own settings, trains with each of its seeds on the published train
+list, or on its first images, and is judged on the validation list. The test list is never read.
+"""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+from torch.utils.data import Subset
+
+import utils
+from tools.definitions import load_definitions
+from tools.files import command
+
+LEDGER = Path("report/trials.json")
+SEEDS = [42, 43, 44]
+SHORT = {"model": "own", "seeds": SEEDS, "images": 2000, "epochs": 5}
+# Of the settings, a text may name a function of the notebook. "own" is the recipe for MyCNNModel.
+TRIALS = {
+    "short": SHORT,
+    "short-10-epochs": SHORT | {"epochs": 10},
+    "short-adamw": SHORT | {"optimizer": "AdamW", "learning_rate": 0.002},
+    "short-no-average": SHORT | {"ema_decay": 0.0},
+    "short-no-augmentation": SHORT | {"augment": None},
+    "short-symmetry": SHORT | {"augment": "random_symmetry"},
+    "short-crop": SHORT | {"augment": "symmetry_and_crop"},
+    "short-not-whitened": SHORT | {"model": "own, not whitened"},
+}
+
+
+def trial(name, part2, train, validation):
+    """The row of the ledger for the trial `name`: what was run, and the accuracy of each seed."""
+    changes = dict(TRIALS[name])
+    model, seeds = changes.pop("model"), changes.pop("seeds")
+    train = Subset(train, range(changes.pop("images", len(train))))
+    cfg = {k: part2.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
+    accuracies = []
+    for seed in seeds:
+        if model == "pretrained":
+            trainer = part2["fine_tuner"](seed, **cfg)
+        elif model == "own":
+            trainer = part2["tuned_trainer"](train, part2["recipe"](train, seed=seed, **cfg))
+        else:
+            settings = part2["recipe"](train, seed=seed, **cfg)
+            trainer = utils.Trainer(part2["new_model"](seed), settings)
+        trainer.train(part2["rotated_copy"](train, seed), f"{name}, seed {seed}")
+        accuracies.append(trainer.test(validation)[1][-1])
+        print(f"{name}, seed {seed}: {accuracies[-1]:.2%} on the validation list", flush=True)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    row = {"name": name, "model": model, "images": len(train), "seeds": seeds, "changes": changes}
+    return row | {"validation_accuracy": accuracies, "commit": commit.strip()[:7]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="+", choices=TRIALS, metavar="NAME", help=", ".join(TRIALS))
+    names = parser.parse_args().names
+    part2, _ = load_definitions("ps2_eurosat.ipynb", SEED=SEEDS[0])
+    data = utils.load_eurosat()
+    if data.note or not data.lists:
+        raise SystemExit("Trials need the images and their published lists: set EUROSAT_ROOT.")
+    split = utils.split_eurosat(data)
+    train, validation = (Subset(data, split[part]) for part in ("train", "val"))
+    for name in names:
+        row = trial(name, part2, train, validation)
+        rows = json.loads(LEDGER.read_text("utf-8")) if LEDGER.exists() else []
+        text = ",\n".join(f" {json.dumps(each)}" for each in [*rows, row])
+        LEDGER.write_text(f"[\n{text}\n]\n", "utf-8")
+
+
+if __name__ == "__main__":
+    command(main)
