@@ -414,7 +414,7 @@ class Trainer:
         self.generator = torch.Generator()
 
     def prepare(self, X):
-        """Images (B, 3, H, W), uint8 or in [0, 1], as float32 and transformed: the model's input."""
+        """Images (B, 3, H, W), uint8 or in [0, 1], transformed, as float32: the model's input."""
         scale, X = 255 if X.dtype == torch.uint8 else 1, X.to(self.device)
         X = X.to(torch.float32, memory_format=torch.channels_last) / scale
         return self.transform(X) if self.transform else X
