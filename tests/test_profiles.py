@@ -31,10 +31,15 @@ def dataset(seed=0):
     return TensorDataset(torch.rand(24, 3, 4, 4, generator=generator), labels)
 
 
+def views(images):
+    """An image and its mirror image."""
+    return [images, images.flip(-1)]
+
+
 def trainer(start=0, **changes):
     torch.manual_seed(start)
     layers = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    cfg = {"batch_size": 8, "epochs": 2, "learning_rate": 0.01, "tta": 8} | changes
+    cfg = {"batch_size": 8, "epochs": 2, "learning_rate": 0.01, "tta": views} | changes
     return utils.Trainer(nn.Sequential(*layers, nn.Linear(5, 3)), cfg, "cpu")
 
 

@@ -68,9 +68,9 @@ def main():
     train, validation = (Subset(data, split[part]) for part in ("train", "val"))
     for name in names:
         row = trial(name, part2, train, validation)
-        rows = json.loads(LEDGER.read_text("utf-8")) if LEDGER.exists() else []
-        text = ",\n".join(f" {json.dumps(each)}" for each in [*rows, row])
-        LEDGER.write_text(f"[\n{text}\n]\n", "utf-8")
+        ledger = json.loads(LEDGER.read_text("utf-8"))
+        ledger["trials"].append(row)
+        LEDGER.write_text(json.dumps(ledger, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
