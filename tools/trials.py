@@ -37,7 +37,7 @@ def trial(name, part2, train, validation):
     """The row of the ledger for the trial `name`: what was run, and the accuracy of each seed."""
     changes = dict(TRIALS[name])
     model, seeds = changes.pop("model"), changes.pop("seeds")
-    train = Subset(train, range(changes.pop("images", len(train))))
+    train = Subset(train, range(len(train))[: changes.pop("images", None)])
     cfg = {k: part2.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
     accuracies = []
     for seed in seeds:
