@@ -74,7 +74,9 @@ def execute(path, out=None, until=None, first=None):
     if first:
         notebook.cells.insert(0, nbformat.v4.new_code_cell(first, id="first"))
     print(f"executing {path}", flush=True)
-    client = Client(notebook, timeout=None, record_timing=False, store_widget_state=False)
+    # A kernel with torch takes two seconds to end: only the worker processes of `first` need them.
+    end = {"shutdown_kernel": "graceful" if first else "immediate"}
+    client = Client(notebook, timeout=None, record_timing=False, store_widget_state=False, **end)
     variables = {k: v for k, v in os.environ.items() if not SURROUNDINGS.fullmatch(k)}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as spare:
         variables |= {"MATPLOTLIBRC": str(PLAIN), "IPYTHONDIR": f"{spare}/.ipython"}
