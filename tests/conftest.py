@@ -38,12 +38,12 @@ def pytest_cmdline_main(config):
     notebook = config.option.notebook.resolve()
     if FOREIGN or notebook == OWN:
         return None
-    try:
-        codes(notebook)
-    except Exception as error:
-        raise pytest.UsageError(f"{notebook} is no notebook: {error!r}") from None
     if config.option.xmlpath:  # the report of an earlier notebook
         Path(config.option.xmlpath).unlink(missing_ok=True)
+    try:
+        codes(notebook)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(str(error)) from None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         clean = {"HOME": folder, "TMPDIR": folder, "PATH": os.environ["PATH"], "PS2_CHILD": "1"}
         clean |= {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "COLUMNS": "200"}

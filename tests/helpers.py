@@ -38,6 +38,11 @@ class TinyData(torch.utils.data.Dataset):
         return self.change(image) if self.change else image, self.targets[index]
 
 
+class Harm:  # unpickled, it makes a folder
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
 def to_tensor(image):
     return torch.from_numpy(np.array(image)).movedim(-1, 0) / 255
 

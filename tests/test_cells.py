@@ -81,20 +81,12 @@ def test_part_1_every_cell_twice(folder):
     run_twice(folder, "ps2_theory.ipynb")
 
 
-def check_part_2(folder, small):
+@pytest.mark.parametrize("small", [True, pytest.param(False, marks=pytest.mark.soak)])
+def test_part_2_every_cell_twice_and_some_after_an_interrupt(folder, small):
     printed = run_twice(folder, "ps2_eurosat.ipynb", small)
     assert not re.search(r"\b(inf|nan)\b", printed, re.IGNORECASE)
     report = (folder / "build/report/results.json").read_text(encoding="utf-8")
     json.loads(report, parse_constant=lambda name: pytest.fail(f"{name} in results.json"))
-
-
-def test_part_2_every_cell_twice_and_some_after_an_interrupt(folder):
-    check_part_2(folder, small=True)
-
-
-@pytest.mark.soak
-def test_part_2_of_the_whole_quick_profile_every_cell_twice(folder):
-    check_part_2(folder, small=False)
 
 
 def test_the_surroundings_change_nothing_in_part_1(folder, monkeypatch):
@@ -103,6 +95,7 @@ def test_the_surroundings_change_nothing_in_part_1(folder, monkeypatch):
     (folder / "other/utils.py").write_text("raise ImportError('the other utils.py')")
     (folder / "matplotlibrc").write_text("font.family: No Such Font\nfigure.dpi: 37\n")
     odd = {"PYTHONPATH": str(folder / "other"), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    odd["OPENBLAS_CORETYPE"] = "Prescott"  # the arithmetic of an older processor
     before = [cell.get("outputs") for cell in nbformat.read("ps2_theory.ipynb", 4).cells]
     command = [sys.executable, "-m", "nbconvert", "--execute", "--inplace", "--to", "notebook"]
     environment = os.environ | odd | {"MATPLOTLIBRC": str(folder)}
@@ -111,20 +104,7 @@ def test_the_surroundings_change_nothing_in_part_1(folder, monkeypatch):
     assert [cell.get("outputs") for cell in nbformat.read(path, 4).cells] == before
 
 
-TRAIN = """import torch, utils
-from torch.utils.data import TensorDataset
-torch.manual_seed(0)
-data = TensorDataset(torch.rand(256, 3, 32, 32), torch.arange(256) % 4)
-layers = [torch.nn.Conv2d(3, 32, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-trainer = utils.Trainer(torch.nn.Sequential(*layers, torch.nn.Linear(32, 4)), {"epochs": 2})
-trainer.train(data, "")
-print(utils.digest(*trainer.model.state_dict().values()))"""
-
-
-def test_the_number_of_threads_changes_no_training():
-    found = set()
-    for threads in ("1", "2", "4"):
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        command = [sys.executable, "-c", TRAIN]
-        found.add(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
-    assert len(found) == 1
+def test_threads_are_as_many_whatever_the_surroundings_say():
+    command = [sys.executable, "-c", "import utils; print(utils.torch.get_num_threads())"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert subprocess.check_output(command, env=environment) == b"2\n"

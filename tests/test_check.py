@@ -95,22 +95,6 @@ def test_cells_without_ids_are_paired_by_their_content():
     assert (loud.cell, loud.before) == ("cell 1", "missing")
 
 
-NUMBER = st.tuples(st.sampled_from(["loss", "accuracy", "n"]), st.sampled_from(["%", "", ";"]))
-NUMBER = st.tuples(NUMBER, st.integers(100, 999), st.integers(-30, 30) | st.just(0))
-
-
-@given(st.lists(NUMBER, min_size=1, max_size=4), st.booleans())
-def test_a_line_passes_if_and_only_if_each_number_does(numbers, is_fraction):
-    lines, good = ["", ""], True
-    for (name, sign), old, change in numbers:
-        for at, value in enumerate((old, old + change)):
-            lines[at] += f"{name} {f'{value / 100:.2f}' if is_fraction else value}{sign} "
-        is_loss = name == "loss" and is_fraction and sign != "%"
-        good &= change == 0 or (is_loss and abs(change) < 0.02 * max(old, old + change))
-    old, new = (WHOLE.replace("own  ", line) for line in lines)
-    assert all(row.allowed for row in compare(new, whole=old)) == good
-
-
 @pytest.mark.parametrize("profile, runs", [("quick", 2), ("replay", 3)])
 def test_part_2_is_compared_with_a_run_of_its_profile(tmp_path, monkeypatch, profile, runs):
     made = []
@@ -132,9 +116,8 @@ def test_any_file_is_compared_or_refused(changes, at, gone, new):
     content = "".join(changes.get(n // 2, t) if n % 2 else t for n, t in enumerate(TOKENS))
     content = content[:at] + new + content[at + gone :]
     try:
-        assert (
-            bool(compare(content)) == (content != WHOLE) and compare(content, whole=content) == []
-        )
+        assert bool(compare(content)) == (content != WHOLE)
+        assert compare(content, whole=content) == []
     except ValueError as error:
         assert "b is no notebook" in str(error)
         with pytest.raises(Exception):  # noqa: B017, nbformat's refusals are of many kinds

@@ -13,7 +13,6 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
-from torchvision.io import decode_jpeg
 
 import utils
 from tests.helpers import refused
@@ -45,12 +44,9 @@ def offline(monkeypatch, tmp_path):
 def root(drawn, tmp_path, monkeypatch, offline):
     """A EuroSAT that is complete with nine images of each class, where it is looked for."""
     monkeypatch.setattr(utils, "COUNTS", [9] * 10)
-    for path, content in drawn.items():
-        if path.stem[-2] == "_":
-            (file := tmp_path / "data/eurosat/2750" / path).parent.mkdir(
-                parents=True, exist_ok=True
-            )
-            file.write_bytes(content)
+    for path in (path for path in drawn if path.stem[-2] == "_"):
+        (file := tmp_path / "data/eurosat/2750" / path).parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(drawn[path])
     return tmp_path / "data"
 
 
@@ -110,9 +106,8 @@ def saved(image, form="JPEG", **options):
 
 SMALL = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
 SMOOTH = PIL.Image.fromarray(SMALL).resize((64, 64))
-JPEGS = [saved(SMOOTH), saved(SMOOTH, quality=30, progressive=True), saved(SMOOTH, subsampling=0)]
 BAD = [b"text\n" * 99, b"", bytes(2000), saved(SMOOTH, "PNG"), saved(SMOOTH.crop((0, 0, 64, 63)))]
-BAD += [saved(SMOOTH.convert("L")), saved(SMOOTH.convert("CMYK"))]
+BAD += [saved(SMOOTH.convert("L")), saved(SMOOTH.convert("CMYK")), saved(SMOOTH)[:-300]]
 
 
 @pytest.mark.parametrize("content", BAD)
@@ -122,29 +117,9 @@ def test_an_image_that_is_not_as_published_is_named(root, content):
         utils.load_eurosat()
 
 
-@pytest.mark.filterwarnings("ignore:The image decoding")
-@given(st.sampled_from(JPEGS), st.floats(0, 1), st.integers(0, 200), st.binary(max_size=20))
-def test_a_changed_jpeg_is_named_or_two_decoders_agree(tmp_path_factory, whole, start, cut, new):
-    file, place = tmp_path_factory.getbasetemp() / "Forest_1.jpg", int(start * len(whole))
-    file.write_bytes(content := whole[:place] + new + whole[place + cut :])
-    try:
-        pixels = utils.decode(file)
-    except ValueError as error:
-        assert str(file) in str(error) and "\n" not in str(error)
-        return
-    try:
-        other = decode_jpeg(torch.tensor(list(content), dtype=torch.uint8)).permute(1, 2, 0)
-    except RuntimeError:
-        return  # the other decoder is stricter
-    assert np.array_equal(pixels, other)
-
-
-CHANGES = {"nothing": lambda b: b, "cut": lambda b: b[:5000], "wrong": lambda b: b[:-1] + b"x"}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_download_is_enough_and_a_broken_one_is_a_sentence(root, monkeypatch, change):
-    """The archive arrives, changed or not, and is checked as torchvision does."""
+@pytest.mark.parametrize("end", [None, 5000])
+def test_a_download_is_enough_and_a_broken_one_is_a_sentence(root, monkeypatch, end):
+    """The archive arrives, whole or cut, and is checked as torchvision does."""
     with zipfile.ZipFile(packed := io.BytesIO(), "w") as file:
         for path in sorted((root / "eurosat").rglob("*.jpg")):
             file.write(path, path.relative_to(root / "eurosat"))
@@ -153,14 +128,14 @@ def test_a_download_is_enough_and_a_broken_one_is_a_sentence(root, monkeypatch, 
 
     def fetch(url, download_root, md5):
         archive = Path(download_root, "EuroSAT.zip")
-        archive.write_bytes(CHANGES[change](whole))
+        archive.write_bytes(whole[:end])
         if not real.check_integrity(archive, hashlib.md5(whole).hexdigest()):
             raise RuntimeError("File not found or corrupted.")
         real.extract_archive(archive, download_root)
 
     monkeypatch.setattr(DOWNLOAD, fetch)
     monkeypatch.setenv("EUROSAT_REQUIRED", "1")
-    if change == "nothing":
+    if end is None:
         data = utils.load_eurosat()
         assert len(data) == 90 and not data.lists
     else:

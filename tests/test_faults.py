@@ -1,60 +1,39 @@
-"""Arguments as people give them: taken in once as plain values, or refused by name."""
+"""What comes from outside is taken in, or refused by name, and executes nothing."""
 
-import math
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+from subprocess import check_output
 
-import numpy as np
+import nbformat
+import pypdfium2
 import pytest
 import torch
 import torchvision
-from hypothesis import given
-from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 import utils
-from tests.helpers import refused
+from tests.helpers import Harm, refused
+from tools.check import compare
+from tools.definitions import load_definitions
+from tools.pdf import TypstPDFExporter
 
 CFG = {"batch_size": 4, "epochs": 2, "learning_rate": 0.125, "seed": 3}
-KINDS = [np.int64, np.uint8, np.float64, np.float32, lambda value: np.array([value])[0]]
-ODD = [True, None, "8", [8], np.True_, 8j, math.nan, np.array([8, 16]), torch.tensor([8])]
 DATA = TensorDataset(torch.rand(8, 3, 4, 4), torch.arange(8) % 3)
-
-
-def trainer(**changes):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
-    return utils.Trainer(model, CFG | changes, "cpu")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_of_numpy_are_plain_numbers(kind, tmp_path):
-    whole = () if kind in (np.float64, np.float32) else ("batch_size", "epochs", "seed")
-    changes = {name: kind(CFG[name]) for name in whole}
-    changes |= {} if whole else {"learning_rate": kind(0.125)}
-    curves = trainer(**changes).train(DATA, "", tmp_path)
-    (path,) = tmp_path.iterdir()
-    assert trainer().train(DATA, "", tmp_path) == curves  # goes on from the same file
-    assert list(tmp_path.iterdir()) == [path]
-    assert {type(value) for value in trainer(**changes).cfg.values()} <= {
-        int,
-        float,
-        str,
-        type(None),
-    }
-
-
-@given(
-    st.sampled_from([*utils.RANGES]), st.one_of(st.sampled_from(ODD), st.floats(), st.integers())
+ROOT = Path(__file__).parent.parent
+HARM = "import os\nos.mkdir('harm')\nclass A:\n    os.mkdir('class')\nB = os.mkdir('constant')\n"
+TEXT = '<script>x</script> `=read("/secret")` `#read("/secret")`{=typst} #read("/secret")'
+LEAK = re.compile(  # folders, addresses and tokens
+    r"(?<![\w.])/(?:root|home|Users|tmp|work|mnt|scratch|private|var/folders|content/drive)/\w|"
+    r"\b[A-Z]:\\Users|\b0x[0-9a-f]{9,}\b|\b(?:10\.\d+|192\.168|172\.(?:1[6-9]|2\d|3[01]))\.\d+\.\d|"
+    r"\bgh[opsur]_[A-Za-z0-9]{30}|\bgithub_pat_\w{30}|\bhf_[A-Za-z0-9]{30}|\bAKIA[A-Z0-9]{16}\b|"
+    r"\bsk-[A-Za-z0-9-]{20}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s:@]+@\w|"
+    rf"{re.escape(str(ROOT))}|{re.escape(sys.prefix)}"
 )
-def test_a_setting_is_taken_in_or_refused_by_name(name, value):
-    low, high = utils.RANGES[name]
-    try:
-        taken = utils.settings({name: value})[name]
-    except ValueError as error:
-        assert str(error).startswith(f"{name} must be a ") and f"not {value!r}" in str(error)
-        allowed = (int,) if isinstance(low, int) else (int, float)
-        assert type(value) not in allowed or not low <= value <= high
-    else:
-        assert type(taken) is type(low) and low <= taken <= high and taken == value
 
 
 def test_a_plain_list_is_a_dataset_for_the_grid(part2):
@@ -85,3 +64,36 @@ def test_weights_that_a_gpu_saved_are_loaded(part2, tmp_path, monkeypatch):
         torch.load(tmp_path / "gpu.pth", weights_only=True)
     model, _ = part2["pretrained_model"]("squeezenet1_1", 10, tmp_path / "gpu.pth")
     assert torch.equal(model.features[0].weight, source.features[0].weight)
+
+
+def test_weights_run_nothing(part2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"features.0.weight": Harm()}, "weights.pth")
+    with pytest.raises((pickle.UnpicklingError, ValueError)):
+        part2["pretrained_model"]("squeezenet1_1", 10, "weights.pth")
+    assert os.listdir() == ["weights.pth"]
+
+
+def test_notebook_is_data_until_it_is_executed_on_purpose(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("secret").write_text("confidential")
+    codes = "!mkdir harm2", "%mkdir harm3", "%%bash\nmkdir harm4", HARM
+    cells = [new_markdown_cell(TEXT), *map(new_code_cell, codes)]
+    nbformat.write(new_notebook(cells=cells), "evil.ipynb")
+    compare("evil.ipynb", "evil.ipynb")
+    page = pypdfium2.PdfDocument(TypstPDFExporter().from_filename("evil.ipynb")[0])[0]
+    shown = page.get_textpage().get_text_bounded()
+    assert "mkdir harm4" in shown and "confidential" not in shown
+    assert sorted(os.listdir()) == ["evil.ipynb", "secret"]
+    load_definitions("evil.ipynb")  # executes the definitions, and no other line
+    assert set(os.listdir()) <= {"evil.ipynb", "secret", "class", "constant"}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_committed_files_hold_nothing_of_a_machine():
+    names = check_output("git ls-files -zco --exclude-standard".split(), cwd=ROOT, text=True)
+    for path in [ROOT / name for name in names.split("\0") if (ROOT / name).is_file()]:
+        if path.suffix == ".png":
+            assert Image.open(path).info.keys() <= {"dpi", "gamma", "srgb"}, path
+        elif path.suffix not in (".jpg", ".pdf", ".pth", ".pt"):  # compressed
+            assert not (found := LEAK.search(path.read_text("utf-8"))), (path, found)

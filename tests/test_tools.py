@@ -9,8 +9,6 @@ import sys
 
 import nbformat
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tools import check, definitions, notebook, pdf, tune
@@ -78,16 +76,6 @@ def test_each_tool_says_in_a_sentence_what_it_cannot_read(tmp_path, module, file
         (tmp_path / "a.ipynb").write_bytes(content)
     text = ending(module, *[tmp_path / "a.ipynb"] * files)
     assert "a.ipynb" in text and cause in text and "\n" not in text
-
-
-@given(st.binary() | st.text().map(json.dumps).map(str.encode) | st.integers(0, len(TEXT)))
-def test_any_file_is_read_or_refused(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "any.ipynb"
-    path.write_bytes(content if isinstance(content, bytes) else TEXT[:content].encode())
-    try:
-        assert read_notebook(path).cells[0].source == LOOK
-    except ValueError as error:
-        assert str(error).startswith(f"{path} is no notebook: ")
 
 
 def test_surroundings_and_a_folder_that_takes_nothing_change_nothing(tmp_path, monkeypatch):

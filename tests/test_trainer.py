@@ -1,6 +1,7 @@
 """Trainer: averages, repeatability, resuming, faults. test_template.py has the template's calls."""
 
 import io
+import math
 import multiprocessing
 import os
 import pickle
@@ -8,6 +9,7 @@ import random
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,17 +19,17 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
 import utils
-from tests.helpers import refused
+from tests.helpers import Harm, refused
 from tools.definitions import load_definitions
 
 NOTEBOOK = load_definitions("ps2_eurosat.ipynb")[0]
 MUON = NOTEBOOK["Muon"]
-APART = multiprocessing.get_context("forkserver")
-APART.set_forkserver_preload(["tests.test_trainer"])
 PLAIN = {"batch_size": 16, "epochs": 2, "learning_rate": 0.01, "optimizer": "SGD", "seed": 3}
 CFG = PLAIN | {"optimizer": MUON, "warmup": 0.1, "max_grad_norm": 1.0, "ema_decay": 0.9}
 CFG |= {"augment": NOTEBOOK["symmetry_and_shift"], "transform": v2.Normalize([0.5] * 3, [0.2] * 3)}
-HARM, table = Path(__file__).with_name("harm"), pytest.mark.parametrize
+APART = multiprocessing.get_context("forkserver")
+APART.set_forkserver_preload(["tests.test_trainer"])
+table = pytest.mark.parametrize
 
 
 def network(start=0):
@@ -104,10 +106,8 @@ def test_same_seed_same_numbers_and_no_side_effect(optimizer):
 
 def test_one_cycle_rises_and_falls():
     rates, trained = [], trainer(epochs=10, warmup=0.1)
-    step = trained.iter_step
-    trained.iter_step = lambda X, Y: (
-        rates.append(trained.optimizer.param_groups[0]["lr"]) or step(X, Y)
-    )
+    step, group = trained.iter_step, trained.optimizer.param_groups[0]
+    trained.iter_step = lambda X, Y: rates.append(group["lr"]) or step(X, Y)
     trained.train(images(), label="")
     assert rates[:4] == sorted(rates[:4]) and rates[3:] == sorted(rates[3:], reverse=True)
     assert max(rates) == pytest.approx(CFG["learning_rate"]) and 0 < rates[-1] < max(rates) / 100
@@ -142,6 +142,34 @@ WRONG = [("optimizer", value, "AdamW") for value in ("adam", None, 3)]
 WRONG += [("criterion", value, "CrossEntropyLoss") for value in ("entropy", None, SUM)]
 
 
+NUMPY = [("seed", np.int64(3)), ("batch_size", np.uint8(16)), ("epochs", np.array([2])[0])]
+NUMPY += [("learning_rate", kind(0.125)) for kind in (np.float64, np.float32)]
+
+
+@table("name, value", NUMPY)
+def test_numbers_of_numpy_are_plain_numbers(tmp_path, name, value):
+    plain, given = (trainer(**{"learning_rate": 0.125, name: v}) for v in (value.item(), value))
+    assert given.train(images(), "", tmp_path) == plain.train(images(), "", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1  # the second went on from the file of the first
+    assert type(given.cfg[name]) in (int, float)
+
+
+ODD = [True, None, "8", [8], np.True_, 8j, math.nan, np.array([8, 16]), torch.tensor([8])]
+
+
+@given(st.sampled_from([*utils.RANGES]), st.sampled_from(ODD) | st.floats() | st.integers())
+def test_a_setting_is_taken_in_or_refused_by_name(name, value):
+    low, high = utils.RANGES[name]
+    try:
+        taken = utils.settings({name: value})[name]
+    except ValueError as error:
+        assert str(error).startswith(f"{name} must be a ") and f"not {value!r}" in str(error)
+        allowed = (int,) if isinstance(low, int) else (int, float)
+        assert type(value) not in allowed or not low <= value <= high
+    else:
+        assert type(taken) is type(low) and low <= taken <= high and taken == value
+
+
 @table("name, value, allowed", [*WRONG, ("learning_rte", 1, "learning_rate")])
 def test_wrong_settings_are_refused_by_name_with_what_is_allowed(name, value, allowed):
     with refused(ValueError, name, allowed):
@@ -172,11 +200,9 @@ def test_an_interrupted_training_goes_on_and_ends_bit_identical(tmp_path, optimi
         assert torch.equal(weights(whole), weights(resumed))
 
 
-def train_apart(folder, step=None):
+def train_apart(folder, step=-1):
     torch.set_num_threads(1)
-    trained = trainer(epochs=25)
-    if step is not None:
-        stop_at(trained, step, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    trained = stop_at(trainer(epochs=25), step, lambda: os.kill(os.getpid(), signal.SIGKILL))
     curves = trained.train(images(), "", folder)
     torch.save([weights(trained), torch.tensor(curves)], folder / "end")
 
@@ -223,11 +249,6 @@ def checkpoint(tmp_path_factory):
     return next(folder.iterdir()), next(folder.iterdir()).read_bytes(), weights(trained)
 
 
-class Harm:  # unpickled, it makes a folder
-    def __reduce__(self):
-        return os.mkdir, (HARM,)
-
-
 def torch_bytes(value):
     torch.save(value, file := io.BytesIO())
     return file.getvalue()
@@ -249,7 +270,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_and_runs_nothing(checkpoint,
     content = content if isinstance(content, bytes) else whole[: int(len(whole) * content)]
     with refused(ValueError, str(path), "does not fit", "remove it"):
         resume(path, content)
-    assert path.read_bytes() == content and not HARM.exists()
+    assert path.read_bytes() == content and not Path("harm").exists()
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
