@@ -20,7 +20,6 @@ STOPPED = {  # cells that take long, and what is interrupted at its third call
     "train-base": "_optimise",
     "tune": "_optimise",
     "final-own": "_optimise",
-    "frozen": "scores",
     "fine-tune": "_optimise",
     "score": "scores",
 }

@@ -139,14 +139,13 @@ def test_muon_changes_every_parameter(part2):
     assert not any(map(torch.equal, before, model.parameters()))
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["symmetry_and_shift", "symmetry_and_crop"]))
-def test_augmentation_moves_whole_images_in_one_of_eight_symmetries(part2, seed, name):
+@given(st.integers(0, 10**6))
+def test_augmentation_cuts_a_window_of_one_of_eight_symmetries(part2, seed):
     images = tiny([0] * 3, side=8).images
-    moved = part2[name](images, torch.Generator().manual_seed(seed)).numpy()
+    moved = part2["symmetry_and_crop"](images, torch.Generator().manual_seed(seed)).numpy()
     side = moved.shape[-1]
     for image, result in zip(images, moved, strict=True):
-        views = [np.pad(view, ((0, 0), (4, 4), (4, 4)), "reflect") for view in symmetries(image)]
-        windows = [sliding_window_view(view, (3, side, side))[0] for view in views]
+        windows = [sliding_window_view(view, (3, side, side))[0] for view in symmetries(image)]
         assert any((window == result).all((2, 3, 4)).any() for window in windows)
 
 

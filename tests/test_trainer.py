@@ -23,10 +23,10 @@ from tests.helpers import Harm, refused
 from tools.definitions import load_definitions
 
 NOTEBOOK = load_definitions("ps2_eurosat.ipynb")[0]
-MUON = NOTEBOOK["Muon"]
+MUON, VIEWS = NOTEBOOK["Muon"], NOTEBOOK["eight_views"]
 PLAIN = {"batch_size": 16, "epochs": 2, "learning_rate": 0.01, "optimizer": "SGD", "seed": 3}
 CFG = PLAIN | {"optimizer": MUON, "warmup": 0.1, "max_grad_norm": 1.0, "ema_decay": 0.9}
-CFG |= {"augment": NOTEBOOK["symmetry_and_shift"], "transform": v2.Normalize([0.5] * 3, [0.2] * 3)}
+CFG |= {"augment": NOTEBOOK["symmetry_and_crop"], "transform": v2.Normalize([0.5] * 3, [0.2] * 3)}
 APART = multiprocessing.get_context("forkserver")
 APART.set_forkserver_preload(["tests.test_trainer"])
 table = pytest.mark.parametrize
@@ -57,7 +57,7 @@ def weights(trained):
 
 
 def test_test_gives_the_means_over_samples_and_symmetries():
-    tested, (X, Y) = trainer(tta=8, transform=None), images().tensors
+    tested, (X, Y) = trainer(tta=VIEWS, transform=None), images().tensors
     losses, accuracies = tested.test(images(), label="")
     scores, labels = tested.predict(images(), label="")
     views = [x.rot90(k, (2, 3)) for x in (X, X.flip(3)) for k in range(4)]
@@ -72,7 +72,7 @@ def test_scores_stay_finite_where_a_probability_vanishes():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
     nn.init.eye_(model[1].weight)
     data = TensorDataset(1e5 * torch.eye(3).reshape(3, 3, 1, 1), torch.tensor([1, 2, 0]))
-    assert utils.Trainer(model, {"tta": 8}, "cpu").test(data, label="")[0][-1] < 1e6
+    assert utils.Trainer(model, {"tta": VIEWS}, "cpu").test(data, label="")[0][-1] < 1e6
 
 
 def test_training_averages_are_over_samples_and_restart_each_epoch():
@@ -140,8 +140,6 @@ def test_bad_datasets_are_refused_by_name(data, words):
 SUM = nn.NLLLoss(reduction="sum")
 WRONG = [("optimizer", value, "AdamW") for value in ("adam", None, 3)]
 WRONG += [("criterion", value, "CrossEntropyLoss") for value in ("entropy", None, SUM)]
-
-
 NUMPY = [("seed", np.int64(3)), ("batch_size", np.uint8(16)), ("epochs", np.array([2])[0])]
 NUMPY += [("learning_rate", kind(0.125)) for kind in (np.float64, np.float32)]
 
@@ -192,12 +190,15 @@ def interrupt():
 def test_an_interrupted_training_goes_on_and_ends_bit_identical(tmp_path, optimizer, step):
     changes = {"epochs": 3, "optimizer": optimizer}
     whole = trainer(**changes)
-    expected = whole.train(images(), label="")
+    expected = whole.train(images(), "", None, images(1))
     with pytest.raises(KeyboardInterrupt):
-        stop_at(trainer(**changes), step, interrupt).train(images(), "", tmp_path)
+        stop_at(trainer(**changes), step, interrupt).train(images(), "", tmp_path, images(1))
     for resumed in (trainer(**changes), trainer(**changes)):  # the second reads a finished training
-        assert resumed.train(images(), "", tmp_path) == expected
+        assert resumed.train(images(), "", tmp_path, images(1)) == expected
         assert torch.equal(weights(whole), weights(resumed))
+        assert resumed.validation == whole.validation and len(whole.validation) == 3
+    losses, accuracies = whole.test(images(1), "")  # of the averaged weights, as in the end
+    assert whole.validation[-1] == [losses[-1], accuracies[-1]]
 
 
 def train_apart(folder, step=-1):
@@ -227,7 +228,7 @@ def test_killed_it_goes_on_and_ends_bit_identical(tmp_path, kills):
 WEIGHTED = nn.CrossEntropyLoss(torch.tensor([1.0, 2, 3, 4]))
 OTHERS = {"batch_size": 20, "criterion": WEIGHTED, "learning_rate": 1e-3, "seed": 4, "epochs": 2}
 OTHERS |= {"optimizer": "AdamW", "warmup": 0.2, "max_grad_norm": 2.0, "ema_decay": 0.8}
-OTHERS |= {"augment": None, "transform": None, "tta": 8, "start": 1}
+OTHERS |= {"augment": None, "transform": None, "tta": VIEWS, "start": 1}
 
 
 def test_no_other_training_is_taken_for_this_one(tmp_path):
@@ -299,7 +300,7 @@ def infinite_gradient(scores, labels):
     return (scores - scores.detach()).abs().sqrt().sum()
 
 
-FAULTS = [({"criterion": infinite_gradient}, "the gradient is")]
+FAULTS = [({"criterion": infinite_gradient}, "its gradient nan long")]
 FAULTS += [({"learning_rate": 1e38}, "lower learning_rate (now 1e+38)")]
 
 

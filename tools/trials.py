@@ -28,7 +28,6 @@ TRIALS = {
     "short-no-average": SHORT | {"ema_decay": 0.0},
     "short-no-augmentation": SHORT | {"augment": None},
     "short-symmetry": SHORT | {"augment": "random_symmetry"},
-    "short-crop": SHORT | {"augment": "symmetry_and_crop"},
     "short-not-whitened": SHORT | {"model": "own, not whitened"},
 }
 
