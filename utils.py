@@ -69,9 +69,8 @@ def progress(items, label, note=str):
 
     One line, rewritten in place; silent without a label. What is saved at its end holds no time.
     """
-    start, shown, line = time.monotonic(), 0.0, None
-    if label and get_ipython():
-        line = display({"text/plain": label}, raw=True, display_id=True)
+    start, shown = time.monotonic(), 0.0
+    line = label and get_ipython() and display({"text/plain": label}, raw=True, display_id=True)
 
     def show(text):
         if line:
@@ -297,12 +296,10 @@ def split_eurosat(data):
         fifth = {name: int("".join(filter(str.isdigit, name))) % 5 for name in data.names}
         names = {part: [n for n in fifth if fifth[n] in take] for part, take in FIFTHS.items()}
     where = {name: place for place, name in enumerate(data.names)}
-    times = Counter(name for part in LISTS for name in names.get(part, []))
-    wrong = [name for name in times if times[name] > 1 or name not in where]
-    if wrong or not all(names.get(part) for part in LISTS):
-        reason = f"{wrong[0]} is no image or twice there" if wrong else "one is missing or empty"
+    listed = [name for part in LISTS for name in names.get(part, [])]
+    if sorted(listed) != sorted(where) or not all(names.get(part) for part in LISTS):
         advice = "put the published lists beside the images' folder, or move all three away"
-        raise ValueError(f"the lists eurosat-*.txt make no split ({reason}): {advice}.")
+        raise ValueError(f"the lists eurosat-*.txt do not part the images in three: {advice}.")
     return {part: torch.tensor([where[name] for name in names[part]]) for part in LISTS}
 
 
@@ -435,13 +432,11 @@ class Trainer:
         Training computes in bfloat16 where the processor does. Evaluation computes in float32 and
         with tta gives the logarithm of the mean probability over the views.
         """
-        X = self.prepare(X)
-        if self.model.training:
-            with torch.autocast(self.device.type, torch.bfloat16, self.device.type in BFLOAT16):
+        X, training, kind = self.prepare(X), self.model.training, self.device.type
+        with torch.autocast(kind, torch.bfloat16, training and kind in BFLOAT16):
+            if training or not self.tta:
                 return self.model(X).float()
-        if not self.tta:
-            return self.model(X)
-        views = [self.model(view).log_softmax(1) for view in self.tta(X)]
+            views = [self.model(view).log_softmax(1) for view in self.tta(X)]
         return torch.stack(views).logsumexp(0) - math.log(len(views))
 
     def train(self, dataset, label="training", checkpoint=None, validation=None):
@@ -451,8 +446,7 @@ class Trainer:
         Trainer goes on from it and ends bit-identically. self.validation lists loss and accuracy on
         a dataset `validation` after each epoch.
         """
-        if not len(dataset):
-            raise ValueError("dataset is empty: nothing to train on")
+        number("the number of images", len(dataset))
         batches, path = math.ceil(len(dataset) / self.batch_size), self._path(checkpoint, dataset)
         with torch.random.fork_rng(devices=[]), self._training_state(self.epochs * batches):
             if path and path.exists():
@@ -517,8 +511,7 @@ class Trainer:
 
     def predict(self, dataset, label="predicting"):
         """Scores (N, n_classes) as in `scores`, and labels (N,), of the whole dataset in order."""
-        if not len(dataset):
-            raise ValueError("dataset is empty: nothing to predict")
+        number("the number of images", len(dataset))
         self.model.eval()
         with torch.inference_mode():
             places = progress(torch.arange(len(dataset)).split(self.batch_size), label)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 import utils
 from tests.helpers import refused
@@ -15,6 +16,7 @@ PARTS = torch.zeros(3), torch.zeros(3), ["a", "b", "c"], ["A"]
 REAL, UNLISTED = utils.ImageDataset(*PARTS, lists=LISTS), utils.ImageDataset(*PARTS)
 DRAWN = utils.ImageDataset(*PARTS, "Drawn stand-in")
 STORED = Path("report/weights/net.pt")
+(COMPARED,) = [c for c in nbformat.read("ps2_eurosat.ipynb", 4).cells if c.id == "same-answers"]
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +100,19 @@ def test_the_profile_follows_from_what_is_there():
     for asked in ("full", "replay"):
         with refused(ValueError, repr(asked), "Drawn stand-in"):
             utils.choose_profile(asked, DRAWN)
+
+
+@pytest.mark.parametrize("moved", [0, 2, 3])
+def test_a_replay_names_the_images_with_another_answer_and_fails_at_three(capsys, moved):
+    scores = torch.eye(3)
+    names = {"utils": utils, "data": REAL, "test": Subset(REAL, torch.arange(3))}
+    exec(COMPARED.source, names | {"profile": "full", "scores": {"net": [None, scores]}})
+    other = torch.cat([scores[:moved].roll(1, 1), scores[moved:]])
+    again = names | {"profile": "replay", "scores": {"net": [None, other]}}
+    if moved == 3:
+        with refused(RuntimeError, "net has 3 other answers"):
+            exec(COMPARED.source, again)
+    else:
+        exec(COMPARED.source, again)
+    listed = "net: another answer than in the full run for " + ", ".join("abc"[:moved])
+    assert capsys.readouterr().out.strip() == (listed if moved else "")

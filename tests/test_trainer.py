@@ -122,7 +122,7 @@ MASK = torch.ones(40, dtype=torch.bool)
 BAD = [(TensorDataset(X, torch.rand(40)), "labels must be whole numbers")]
 BAD += [(TensorDataset(X, MASK), "labels must be whole numbers")]
 BAD += [(Subset(images(), MASK), "indices must be whole numbers")]
-BAD += [(data, "dataset is empty") for data in (images(number=0), Subset(images(), []), [])]
+BAD += [(data, "number of images") for data in (images(number=0), Subset(images(), []), [])]
 
 
 @table("data", SAME)
