@@ -23,6 +23,7 @@ SHORT = {"model": "own", "seeds": SEEDS, "images": 2000, "epochs": 5}
 # Of the settings, a text may name a function of the notebook. "own" is the recipe for MyCNNModel.
 TRIALS = {
     "short": SHORT,
+    "three-epochs": {"model": "own", "seeds": SEEDS[:1], "epochs": 3},
     "short-10-epochs": SHORT | {"epochs": 10},
     "short-adamw": SHORT | {"optimizer": "AdamW", "learning_rate": 0.002},
     "short-no-average": SHORT | {"ema_decay": 0.0},
