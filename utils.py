@@ -55,13 +55,13 @@ def show_figure(fig, path, caption, alt, note=""):
     """
     if note:
         fig.supxlabel(note, color="firebrick", fontsize=9)
-    number = FIGURES.setdefault(Path(path).stem, len(FIGURES) + 1)
-    options = {"format": "png", "bbox_inches": "tight", "metadata": {"Software": None}}
-    fig.savefig(path, dpi=200, **options)
-    fig.savefig(png := io.BytesIO(), dpi=110, **options)
+    options, about = {"format": "png", "bbox_inches": "tight"}, {"Software": None}
+    fig.savefig(png := io.BytesIO(), dpi=110, metadata=about, **options)
+    about["Source"] = hashlib.sha256(png.getvalue()).hexdigest()  # tools/pdf.py finds the file by it
+    fig.savefig(path, dpi=200, metadata=about, **options)
     plt.close(fig)
     display(Image(png.getvalue(), format="png", alt=alt))
-    print(f"Figure {number}: {caption}")
+    print(f"Figure {FIGURES.setdefault(Path(path).stem, len(FIGURES) + 1)}: {caption}")
 
 
 def progress(items, label, note=str):
