@@ -5,7 +5,9 @@ jupyter nbconvert --to tools.pdf.TypstPDFExporter NOTEBOOK  the same from the ro
 """
 
 import argparse
+import base64
 import calendar
+import hashlib
 import json
 import os
 import re
@@ -13,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pypandoc
@@ -71,8 +74,18 @@ def best_form(output):
     raise typst.TypstError(f"an output of the type {', '.join(output['data'])}")
 
 
-def parts(cell):
-    """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX."""
+def sharper(image, folder):
+    """The file in figures/ that utils.show_figure saved with this image (base64), else itself."""
+    mark = hashlib.sha256(base64.b64decode(image + "==")).hexdigest().encode()
+    files = (path.read_bytes() for path in Path(folder, "figures").glob("*.png"))
+    return next((base64.b64encode(file).decode() for file in files if mark in file), image)
+
+
+def parts(cell, number, folder):
+    """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX.
+
+    An image without alt text has its printed caption, or the number of its cell, in that place.
+    """
     about, outputs = cell.metadata, cell.get("outputs", [])
     kind = about.get("format") or about.get("raw_mimetype") or "text/plain"
     if cell.cell_type == "markdown" or kind == "typst":
@@ -81,15 +94,50 @@ def parts(cell):
         outputs = [{"data": {kind: cell.source}}]
     is_shown = cell.cell_type == "code" and "remove-input" not in about.get("tags", [])
     shown = [new_code_cell(cell.source if is_shown else "")]
-    for kind, content in map(best_form, outputs):
+    captions = re.finditer("^Fig.*", "".join(output.get("text", "") for output in outputs), re.M)
+    for output in outputs:
+        kind, content = best_form(output)
         if kind in ("text/markdown", "text/latex"):
             shown += [new_markdown_cell(content), new_code_cell()]
         elif kind == "text/plain":
             text = new_output("stream", text=strip_ansi(content).rstrip("\n") + "\n")
             shown[-1].outputs = join_streams([*shown[-1].outputs, text])
         else:
-            shown[-1].outputs.append(new_output("display_data", {kind: content}))
-    return shown
+            alt = next(captions, [f"output of cell {number}"])[0]
+            alt = {"alt": alt} | output.get("metadata", {}).get(kind, {})
+            content = sharper(content, folder) if kind == "image/png" else content
+            image = new_output("display_data", {kind: content}, metadata={kind: alt})
+            shown[-1].outputs.append(image)
+    return [part for part in shown if part.cell_type == "markdown" or part.source or part.outputs]
+
+
+def words(node):
+    """The text of a part of pandoc's tree, without its form."""
+    if isinstance(node, list):
+        return "".join(map(words, node))
+    kind, content = (node.get("t"), node.get("c", " ")) if isinstance(node, dict) else ("", "")
+    if kind in ("Code", "Math"):
+        return content[1]
+    return content if isinstance(content, str) else words(content)
+
+
+def described(node, headings):
+    """A node of pandoc's tree with what its Typst lacks: alt text, widths that fit, no gaps."""
+    kind, content = node.get("t"), node.get("c")
+    if kind == "Header":
+        content[0] = min(content[0], headings[-1] + 1)  # the standard lets no level be left out
+        headings.append(content[0])
+    if kind == "ColWidth":
+        return {"t": "ColWidthDefault"}
+    if kind == "Div" and "cell" in content[0][1]:  # the outputs beside the code, not each in a box
+        blocks = [b["c"][1] if b["t"] == "Div" else [b] for b in content[1]]
+        content[1] = [b for part in blocks for b in part if b["t"] != "CodeBlock" or b["c"][1]]
+    if kind not in ("Image", "Math"):
+        return node
+    alt = content[1] if kind == "Math" else dict(content[0][2]).get("alt") or words(content[1])
+    text = json.dumps(" ".join(alt.split()) or f"image {content[2][0]}", ensure_ascii=False)
+    around = [{"t": "RawInline", "c": ["typst", code]} for code in (f"#described({text})[", "];")]
+    return {"t": "Span", "c": [["", [], []], [around[0], node, around[1]]]}
 
 
 def pandoc(content, reader, writer, folder, *options):
@@ -108,7 +156,7 @@ def pandoc(content, reader, writer, folder, *options):
 
 def draw(cells, block, path):
     """The PDF of cells, with images that lie in the folder `path`; TypstError if it lacks any."""
-    shown = [part for cell in cells for part in parts(cell)]
+    shown = [part for n, cell in enumerate(cells, 1) for part in parts(cell, n, path)]
     for cell in shown:
         if cell.cell_type == "markdown":
             cell.source = FORMULA.sub(lambda m: f"${m['x']}$" if m["x"] else m[0], cell.source)
@@ -119,12 +167,14 @@ def draw(cells, block, path):
             plain = "--sandbox", "--mathjax", "--syntax-highlighting=none"
             page = pandoc(tree, "json", "html", folder, *plain)
             tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
+        described_ = partial(described, headings=[1])
+        tree = json.dumps(json.loads(tree, object_hook=described_))
         images = f"--resource-path={Path(path).resolve()}"
         body = pandoc(tree, "json", "typst", folder, images, "--syntax-highlighting=idiomatic")
         source = Path(folder, "notebook.typ")
         source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
-        # The standard makes a missing glyph an error, not an empty box.
-        options = {"ignore_system_fonts": True, "pdf_standards": "a-2u"}
+        # For archives and screen readers; a missing glyph is an error then, not an empty box.
+        options = {"ignore_system_fonts": True, "pdf_standards": ["a-2a", "ua-1"]}
         options["sys_inputs"] = {"block": json.dumps(block)}
         return typst.compile(source, timestamp=timestamp(block["date"]), **options)
 
@@ -142,7 +192,7 @@ class TypstPDFExporter(Exporter):
         typst.TypstError names the first cell that holds what cannot be drawn.
         """
         notebook, resources = super().from_notebook_node(nb, resources, **kwargs)
-        about = {"name": "", "path": "", **resources.get("metadata", {})}
+        about = {"name": "notebook", "path": "", **resources.get("metadata", {})}
         block = title_block(notebook.metadata, about["name"])
         for cell in notebook.cells[:1]:
             cell.source = drop_repeated(cell.source, block)
