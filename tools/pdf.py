@@ -121,6 +121,10 @@ def words(node):
     return content if isinstance(content, str) else words(content)
 
 
+def typst_code(kind, code):
+    return {"t": f"Raw{kind}", "c": ["typst", code]}
+
+
 def described(node, headings):
     """A node of pandoc's tree with what its Typst lacks: alt text, widths that fit, no gaps."""
     kind, content = node.get("t"), node.get("c")
@@ -131,13 +135,16 @@ def described(node, headings):
         return {"t": "ColWidthDefault"}
     if kind == "Div" and "cell" in content[0][1]:  # the outputs beside the code, not each in a box
         blocks = [b["c"][1] if b["t"] == "Div" else [b] for b in content[1]]
-        content[1] = [b for part in blocks for b in part if b["t"] != "CodeBlock" or b["c"][1]]
+        blocks = [b for part in blocks for b in part if b["t"] != "CodeBlock" or b["c"][1]]
+        if len(blocks) > 1:  # a long listing without outputs may go on over the page
+            blocks = [typst_code("Block", "#whole["), *blocks, typst_code("Block", "]")]
+        content[1] = blocks
     if kind not in ("Image", "Math"):
         return node
     alt = content[1] if kind == "Math" else dict(content[0][2]).get("alt") or words(content[1])
     text = json.dumps(" ".join(alt.split()) or f"image {content[2][0]}", ensure_ascii=False)
-    around = [{"t": "RawInline", "c": ["typst", code]} for code in (f"#described({text})[", "];")]
-    return {"t": "Span", "c": [["", [], []], [around[0], node, around[1]]]}
+    inlines = [typst_code("Inline", f"#described({text})["), node, typst_code("Inline", "];")]
+    return {"t": "Span", "c": [["", [], []], inlines]}
 
 
 def pandoc(content, reader, writer, folder, *options):
