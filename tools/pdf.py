@@ -6,7 +6,6 @@ jupyter nbconvert --to tools.pdf.TypstPDFExporter NOTEBOOK  the same from the ro
 
 import argparse
 import base64
-import calendar
 import hashlib
 import json
 import os
@@ -14,8 +13,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
-from functools import partial
 from pathlib import Path
 
 import pypandoc
@@ -26,7 +23,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools.files import command, join_streams, read_notebook
 
-DESIGN = Path(__file__).with_suffix(".typ")
+DESIGN, FILTER = (Path(__file__).resolve().with_suffix(kind) for kind in (".typ", ".lua"))
 # The wheel's pandoc, not a newer one of the machine: equal notebooks must give equal bytes.
 PANDOC = shutil.which("pandoc", path=Path(pypandoc.__file__).parent / "files")
 OFFLINE = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
@@ -36,27 +33,19 @@ FORMULA = re.compile(r"(`+).*?\1|\\.|\$\$.*?\$\$|\$ *(?P<x>[^$\n]*[^$\s]) *\$(?!
 EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textarea|video)")
 
 
-def title_block(about, name):
-    """Title, team, date and authors from metadata; `name` stands in for a missing title."""
-    block = {key: str(about.get(key, "")) for key in ("title", "team", "date")}
+def title_block(notebook, name):
+    """Title, team, date and authors from metadata; the first cell loses what repeats them.
+
+    `name` stands in for a missing title.
+    """
+    about = {"title": name, "team": "", "date": "", **notebook.metadata}
     authors = [a if isinstance(a, str) else a["name"] for a in about.get("authors", [])]
-    return block | {"title": block["title"] or name, "authors": authors}
-
-
-def timestamp(date):
-    """Seconds since 1970 of a date like 17 October 2025, 0 for anything else: never now."""
-    try:
-        return calendar.timegm(time.strptime(date, "%d %B %Y"))
-    except ValueError:
-        return 0
-
-
-def drop_repeated(source, block):
-    """The text of the first cell without a heading and a team that repeat the title block."""
-    for repeated in (f"# {block['title']}", f"{block['team']}: {', '.join(block['authors'])}"):
-        line, _, rest = source.partition("\n")
-        source = rest.lstrip() if line == repeated else source
-    return source
+    block = {key: str(about[key]) for key in ("title", "team", "date")}
+    block["authors"] = ", ".join(authors)
+    title, team = re.escape(block["title"]), re.escape(f"{block['team']}: {block['authors']}")
+    for cell in notebook.cells[:1]:
+        cell.source = re.sub(rf"\A# {title}\n+({team}\n+)?", "", cell.source)
+    return block
 
 
 def best_form(output):
@@ -111,42 +100,6 @@ def parts(cell, number, folder):
     return [part for part in shown if part.cell_type == "markdown" or part.source or part.outputs]
 
 
-def words(node):
-    """The text of a part of pandoc's tree, without its form."""
-    if isinstance(node, list):
-        return "".join(map(words, node))
-    kind, content = (node.get("t"), node.get("c", " ")) if isinstance(node, dict) else ("", "")
-    if kind in ("Code", "Math"):
-        return content[1]
-    return content if isinstance(content, str) else words(content)
-
-
-def typst_code(kind, code):
-    return {"t": f"Raw{kind}", "c": ["typst", code]}
-
-
-def described(node, headings):
-    """A node of pandoc's tree with what its Typst lacks: alt text, widths that fit, no gaps."""
-    kind, content = node.get("t"), node.get("c")
-    if kind == "Header":
-        content[0] = min(content[0], headings[-1] + 1)  # the standard lets no level be left out
-        headings.append(content[0])
-    if kind == "ColWidth":
-        return {"t": "ColWidthDefault"}
-    if kind == "Div" and "cell" in content[0][1]:  # the outputs beside the code, not each in a box
-        blocks = [b["c"][1] if b["t"] == "Div" else [b] for b in content[1]]
-        blocks = [b for part in blocks for b in part if b["t"] != "CodeBlock" or b["c"][1]]
-        if len(blocks) > 1:  # a long listing without outputs may go on over the page
-            blocks = [typst_code("Block", "#whole["), *blocks, typst_code("Block", "]")]
-        content[1] = blocks
-    if kind not in ("Image", "Math"):
-        return node
-    alt = content[1] if kind == "Math" else dict(content[0][2]).get("alt") or words(content[1])
-    text = json.dumps(" ".join(alt.split()) or f"image {content[2][0]}", ensure_ascii=False)
-    inlines = [typst_code("Inline", f"#described({text})["), node, typst_code("Inline", "];")]
-    return {"t": "Span", "c": [["", [], []], inlines]}
-
-
 def pandoc(content, reader, writer, folder, *options):
     """What pandoc writes in the language `writer`; TypstError names what it would leave out."""
     log = Path(folder, "log.json")
@@ -174,16 +127,14 @@ def draw(cells, block, path):
             plain = "--sandbox", "--mathjax", "--syntax-highlighting=none"
             page = pandoc(tree, "json", "html", folder, *plain)
             tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
-        described_ = partial(described, headings=[1])
-        tree = json.dumps(json.loads(tree, object_hook=described_))
-        images = f"--resource-path={Path(path).resolve()}"
-        body = pandoc(tree, "json", "typst", folder, images, "--syntax-highlighting=idiomatic")
+        options = f"--resource-path={Path(path).resolve()}", f"--lua-filter={FILTER}"
+        body = pandoc(tree, "json", "typst", folder, *options, "--syntax-highlighting=idiomatic")
         source = Path(folder, "notebook.typ")
         source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
-        # For archives and screen readers; a missing glyph is an error then, not an empty box.
-        options = {"ignore_system_fonts": True, "pdf_standards": ["a-2a", "ua-1"]}
+        # For screen readers; the standard makes a missing glyph an error, not an empty box.
+        options = {"ignore_system_fonts": True, "pdf_standards": "ua-1"}
         options["sys_inputs"] = {"block": json.dumps(block)}
-        return typst.compile(source, timestamp=timestamp(block["date"]), **options)
+        return typst.compile(source, **options)
 
 
 class TypstPDFExporter(Exporter):
@@ -200,9 +151,7 @@ class TypstPDFExporter(Exporter):
         """
         notebook, resources = super().from_notebook_node(nb, resources, **kwargs)
         about = {"name": "notebook", "path": "", **resources.get("metadata", {})}
-        block = title_block(notebook.metadata, about["name"])
-        for cell in notebook.cells[:1]:
-            cell.source = drop_repeated(cell.source, block)
+        block = title_block(notebook, about["name"])
         try:
             return draw(notebook.cells, block, about["path"]), resources
         except typst.TypstError:
