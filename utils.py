@@ -55,12 +55,12 @@ def show_figure(fig, path, caption, alt, note=""):
     """
     if note:
         fig.supxlabel(note, color="firebrick", fontsize=9)
-    options, about = {"format": "png", "bbox_inches": "tight"}, {"Software": None}
-    fig.savefig(png := io.BytesIO(), dpi=110, metadata=about, **options)
-    about["Source"] = hashlib.sha256(png.getvalue()).hexdigest()  # tools/pdf.py finds the file by it
-    fig.savefig(path, dpi=200, metadata=about, **options)
+    options = {"format": "png", "bbox_inches": "tight", "metadata": {"Software": None}}
+    fig.savefig(path, dpi=200, **options)
+    fig.savefig(png := io.BytesIO(), dpi=110, **options)
     plt.close(fig)
-    display(Image(png.getvalue(), format="png", alt=alt))
+    source = {"figure": hashlib.sha256(Path(path).read_bytes()).hexdigest()}  # for tools/pdf.py
+    display(Image(png.getvalue(), format="png", alt=alt), metadata=source)
     print(f"Figure {FIGURES.setdefault(Path(path).stem, len(FIGURES) + 1)}: {caption}")
 
 

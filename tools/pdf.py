@@ -34,13 +34,10 @@ EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textare
 
 
 def title_block(notebook, name):
-    """Title, team, date and authors from metadata; the first cell loses what repeats them.
-
-    `name` stands in for a missing title.
-    """
-    about = {"title": name, "team": "", "date": "", **notebook.metadata}
-    authors = [a if isinstance(a, str) else a["name"] for a in about.get("authors", [])]
+    """Title, by default `name`, team, date and authors; the first cell loses what repeats them."""
+    about = {"title": name, "team": "", "date": "", "authors": [], **notebook.metadata}
     block = {key: str(about[key]) for key in ("title", "team", "date")}
+    authors = (a if isinstance(a, str) else a["name"] for a in about["authors"])
     block["authors"] = ", ".join(authors)
     title, team = re.escape(block["title"]), re.escape(f"{block['team']}: {block['authors']}")
     for cell in notebook.cells[:1]:
@@ -63,41 +60,28 @@ def best_form(output):
     raise typst.TypstError(f"an output of the type {', '.join(output['data'])}")
 
 
-def sharper(image, folder):
-    """The file in figures/ that utils.show_figure saved with this image (base64), else itself."""
-    mark = hashlib.sha256(base64.b64decode(image + "==")).hexdigest().encode()
-    files = (path.read_bytes() for path in Path(folder, "figures").glob("*.png"))
-    return next((base64.b64encode(file).decode() for file in files if mark in file), image)
-
-
-def parts(cell, number, folder):
-    """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX.
-
-    An image without alt text has its printed caption, or the number of its cell, in that place.
-    """
-    about, outputs = cell.metadata, cell.get("outputs", [])
+def parts(cell, number, figures):
+    """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX."""
+    about = cell.metadata
     kind = about.get("format") or about.get("raw_mimetype") or "text/plain"
     if cell.cell_type == "markdown" or kind == "typst":
         return [cell]
-    if cell.cell_type == "raw":
-        outputs = [{"data": {kind: cell.source}}]
+    outputs = cell.get("outputs", [{"data": {kind: cell.source}}])  # of a raw cell: itself
     is_shown = cell.cell_type == "code" and "remove-input" not in about.get("tags", [])
     shown = [new_code_cell(cell.source if is_shown else "")]
     captions = re.finditer("^Fig.*", "".join(output.get("text", "") for output in outputs), re.M)
     for output in outputs:
-        kind, content = best_form(output)
+        (kind, content), about = best_form(output), output.get("metadata", {})
         if kind in ("text/markdown", "text/latex"):
             shown += [new_markdown_cell(content), new_code_cell()]
         elif kind == "text/plain":
             text = new_output("stream", text=strip_ansi(content).rstrip("\n") + "\n")
             shown[-1].outputs = join_streams([*shown[-1].outputs, text])
-        else:
-            alt = next(captions, [f"output of cell {number}"])[0]
-            alt = {"alt": alt} | output.get("metadata", {}).get(kind, {})
-            content = sharper(content, folder) if kind == "image/png" else content
-            image = new_output("display_data", {kind: content}, metadata={kind: alt})
-            shown[-1].outputs.append(image)
-    return [part for part in shown if part.cell_type == "markdown" or part.source or part.outputs]
+        else:  # an image that says nothing of itself has its printed caption as alt text
+            alt = {"alt": next(captions, [f"output of cell {number}"])[0]} | about.get(kind, {})
+            data = {kind: figures.get(about.get("figure"), content)}
+            shown[-1].outputs.append(new_output("display_data", data, metadata={kind: alt}))
+    return shown
 
 
 def pandoc(content, reader, writer, folder, *options):
@@ -116,7 +100,9 @@ def pandoc(content, reader, writer, folder, *options):
 
 def draw(cells, block, path):
     """The PDF of cells, with images that lie in the folder `path`; TypstError if it lacks any."""
-    shown = [part for n, cell in enumerate(cells, 1) for part in parts(cell, n, path)]
+    files = (file.read_bytes() for file in Path(path, "figures").glob("*.png"))
+    figures = {hashlib.sha256(f).hexdigest(): base64.b64encode(f).decode() for f in files}
+    shown = [part for n, cell in enumerate(cells, 1) for part in parts(cell, n, figures)]
     for cell in shown:
         if cell.cell_type == "markdown":
             cell.source = FORMULA.sub(lambda m: f"${m['x']}$" if m["x"] else m[0], cell.source)
@@ -133,8 +119,7 @@ def draw(cells, block, path):
         source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
         # For screen readers; the standard makes a missing glyph an error, not an empty box.
         options = {"ignore_system_fonts": True, "pdf_standards": "ua-1"}
-        options["sys_inputs"] = {"block": json.dumps(block)}
-        return typst.compile(source, **options)
+        return typst.compile(source, sys_inputs={"block": json.dumps(block)}, **options)
 
 
 class TypstPDFExporter(Exporter):
@@ -145,10 +130,7 @@ class TypstPDFExporter(Exporter):
     export_from_notebook = "PDF via Typst"
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
-        """The PDF's bytes, and the resources.
-
-        typst.TypstError names the first cell that holds what cannot be drawn.
-        """
+        """The PDF's bytes, and the resources; TypstError names a cell that cannot be drawn."""
         notebook, resources = super().from_notebook_node(nb, resources, **kwargs)
         about = {"name": "notebook", "path": "", **resources.get("metadata", {})}
         block = title_block(notebook, about["name"])
@@ -170,13 +152,11 @@ def main():
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER")
     arguments = parser.parse_args()
-    targets = [arguments.out / f"{path.stem}.pdf" for path in arguments.notebooks]
-    if len({str(target).lower() for target in targets}) < len(targets):
-        raise ValueError("two notebooks have one name: export them into two folders with --out")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path, target in zip(arguments.notebooks, targets, strict=True):
+    for path in arguments.notebooks:
         about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
         pdf, _ = TypstPDFExporter().from_notebook_node(read_notebook(path), about)
+        target = arguments.out / f"{path.stem}.pdf"
         target.write_bytes(pdf)
         print(f"wrote {target}")
 
