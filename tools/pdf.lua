@@ -36,8 +36,8 @@ function Div(it) -- a cell stays on one page with its outputs; code that is left
       it.content:insert(1, pandoc.RawBlock("typst", "#whole["))
       it.content:insert(pandoc.RawBlock("typst", "]"))
     end
-    return #it.content > 0 and it or {}
-  elseif it.classes:includes("output") then
+  end
+  if it.classes:includes("cell") or it.classes:includes("output") then
     return it.content
   end
 end

@@ -35,10 +35,10 @@ EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textare
 
 def title_block(notebook, name):
     """Title, by default `name`, team, date and authors; the first cell loses what repeats them."""
-    about = {"title": name, "team": "", "date": "", "authors": [], **notebook.metadata}
-    block = {key: str(about[key]) for key in ("title", "team", "date")}
-    authors = (a if isinstance(a, str) else a["name"] for a in about["authors"])
-    block["authors"] = ", ".join(authors)
+    about = {"team": "", "date": "", "authors": [], **notebook.metadata}
+    block = {key: str(about[key]) for key in ("team", "date")}
+    block["title"] = str(about.get("title") or name)
+    block["authors"] = ", ".join(getattr(a, "name", a) for a in about["authors"])
     title, team = re.escape(block["title"]), re.escape(f"{block['team']}: {block['authors']}")
     for cell in notebook.cells[:1]:
         cell.source = re.sub(rf"\A# {title}\n+({team}\n+)?", "", cell.source)
@@ -78,7 +78,8 @@ def parts(cell, number, figures):
             text = new_output("stream", text=strip_ansi(content).rstrip("\n") + "\n")
             shown[-1].outputs = join_streams([*shown[-1].outputs, text])
         else:  # an image that says nothing of itself has its printed caption as alt text
-            alt = {"alt": next(captions, [f"output of cell {number}"])[0]} | about.get(kind, {})
+            alt, caption = about.get(kind, {}), next(captions, [f"output of cell {number}"])[0]
+            alt = {**alt, "alt": alt.get("alt") or caption}
             data = {kind: figures.get(about.get("figure"), content)}
             shown[-1].outputs.append(new_output("display_data", data, metadata={kind: alt}))
     return shown
