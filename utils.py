@@ -55,13 +55,13 @@ def show_figure(fig, path, caption, alt, note=""):
     """
     if note:
         fig.supxlabel(note, color="firebrick", fontsize=9)
-    number = FIGURES.setdefault(Path(path).stem, len(FIGURES) + 1)
     options = {"format": "png", "bbox_inches": "tight", "metadata": {"Software": None}}
     fig.savefig(path, dpi=200, **options)
     fig.savefig(png := io.BytesIO(), dpi=110, **options)
     plt.close(fig)
-    display(Image(png.getvalue(), format="png", alt=alt))
-    print(f"Figure {number}: {caption}")
+    source = {"figure": hashlib.sha256(Path(path).read_bytes()).hexdigest()}  # for tools/pdf.py
+    display(Image(png.getvalue(), format="png", alt=alt), metadata=source)
+    print(f"Figure {FIGURES.setdefault(Path(path).stem, len(FIGURES) + 1)}: {caption}")
 
 
 def progress(items, label, note=str):

@@ -5,14 +5,14 @@ jupyter nbconvert --to tools.pdf.TypstPDFExporter NOTEBOOK  the same from the ro
 """
 
 import argparse
-import calendar
+import base64
+import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pypandoc
@@ -23,7 +23,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tools.files import command, join_streams, read_notebook
 
-DESIGN = Path(__file__).with_suffix(".typ")
+DESIGN, FILTER = (Path(__file__).resolve().with_suffix(kind) for kind in (".typ", ".lua"))
 # The wheel's pandoc, not a newer one of the machine: equal notebooks must give equal bytes.
 PANDOC = shutil.which("pandoc", path=Path(pypandoc.__file__).parent / "files")
 OFFLINE = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
@@ -33,27 +33,16 @@ FORMULA = re.compile(r"(`+).*?\1|\\.|\$\$.*?\$\$|\$ *(?P<x>[^$\n]*[^$\s]) *\$(?!
 EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textarea|video)")
 
 
-def title_block(about, name):
-    """Title, team, date and authors from metadata; `name` stands in for a missing title."""
-    block = {key: str(about.get(key, "")) for key in ("title", "team", "date")}
-    authors = [a if isinstance(a, str) else a["name"] for a in about.get("authors", [])]
-    return block | {"title": block["title"] or name, "authors": authors}
-
-
-def timestamp(date):
-    """Seconds since 1970 of a date like 17 October 2025, 0 for anything else: never now."""
-    try:
-        return calendar.timegm(time.strptime(date, "%d %B %Y"))
-    except ValueError:
-        return 0
-
-
-def drop_repeated(source, block):
-    """The text of the first cell without a heading and a team that repeat the title block."""
-    for repeated in (f"# {block['title']}", f"{block['team']}: {', '.join(block['authors'])}"):
-        line, _, rest = source.partition("\n")
-        source = rest.lstrip() if line == repeated else source
-    return source
+def title_block(notebook, name):
+    """Title, by default `name`, team, date and authors; the first cell loses what repeats them."""
+    about = {"team": "", "date": "", "authors": [], **notebook.metadata}
+    block = {key: str(about[key]) for key in ("team", "date")}
+    block["title"] = str(about.get("title") or name)
+    block["authors"] = ", ".join(getattr(a, "name", a) for a in about["authors"])
+    title, team = re.escape(block["title"]), re.escape(f"{block['team']}: {block['authors']}")
+    for cell in notebook.cells[:1]:
+        cell.source = re.sub(rf"\A# {title}\n+({team}\n+)?", "", cell.source)
+    return block
 
 
 def best_form(output):
@@ -71,24 +60,28 @@ def best_form(output):
     raise typst.TypstError(f"an output of the type {', '.join(output['data'])}")
 
 
-def parts(cell):
+def parts(cell, number, figures):
     """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX."""
-    about, outputs = cell.metadata, cell.get("outputs", [])
+    about = cell.metadata
     kind = about.get("format") or about.get("raw_mimetype") or "text/plain"
     if cell.cell_type == "markdown" or kind == "typst":
         return [cell]
-    if cell.cell_type == "raw":
-        outputs = [{"data": {kind: cell.source}}]
+    outputs = cell.get("outputs", [{"data": {kind: cell.source}}])  # of a raw cell: itself
     is_shown = cell.cell_type == "code" and "remove-input" not in about.get("tags", [])
     shown = [new_code_cell(cell.source if is_shown else "")]
-    for kind, content in map(best_form, outputs):
+    captions = re.finditer("^Fig.*", "".join(output.get("text", "") for output in outputs), re.M)
+    for output in outputs:
+        (kind, content), about = best_form(output), output.get("metadata", {})
         if kind in ("text/markdown", "text/latex"):
             shown += [new_markdown_cell(content), new_code_cell()]
         elif kind == "text/plain":
             text = new_output("stream", text=strip_ansi(content).rstrip("\n") + "\n")
             shown[-1].outputs = join_streams([*shown[-1].outputs, text])
-        else:
-            shown[-1].outputs.append(new_output("display_data", {kind: content}))
+        else:  # an image that says nothing of itself has its printed caption as alt text
+            alt, caption = about.get(kind, {}), next(captions, [f"output of cell {number}"])[0]
+            alt = {**alt, "alt": alt.get("alt") or caption}
+            data = {kind: figures.get(about.get("figure"), content)}
+            shown[-1].outputs.append(new_output("display_data", data, metadata={kind: alt}))
     return shown
 
 
@@ -108,7 +101,9 @@ def pandoc(content, reader, writer, folder, *options):
 
 def draw(cells, block, path):
     """The PDF of cells, with images that lie in the folder `path`; TypstError if it lacks any."""
-    shown = [part for cell in cells for part in parts(cell)]
+    files = (file.read_bytes() for file in Path(path, "figures").glob("*.png"))
+    figures = {hashlib.sha256(f).hexdigest(): base64.b64encode(f).decode() for f in files}
+    shown = [part for n, cell in enumerate(cells, 1) for part in parts(cell, n, figures)]
     for cell in shown:
         if cell.cell_type == "markdown":
             cell.source = FORMULA.sub(lambda m: f"${m['x']}$" if m["x"] else m[0], cell.source)
@@ -119,14 +114,13 @@ def draw(cells, block, path):
             plain = "--sandbox", "--mathjax", "--syntax-highlighting=none"
             page = pandoc(tree, "json", "html", folder, *plain)
             tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
-        images = f"--resource-path={Path(path).resolve()}"
-        body = pandoc(tree, "json", "typst", folder, images, "--syntax-highlighting=idiomatic")
+        options = f"--resource-path={Path(path).resolve()}", f"--lua-filter={FILTER}"
+        body = pandoc(tree, "json", "typst", folder, *options, "--syntax-highlighting=idiomatic")
         source = Path(folder, "notebook.typ")
         source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
-        # The standard makes a missing glyph an error, not an empty box.
-        options = {"ignore_system_fonts": True, "pdf_standards": "a-2u"}
-        options["sys_inputs"] = {"block": json.dumps(block)}
-        return typst.compile(source, timestamp=timestamp(block["date"]), **options)
+        # For screen readers; the standard makes a missing glyph an error, not an empty box.
+        options = {"ignore_system_fonts": True, "pdf_standards": "ua-1"}
+        return typst.compile(source, sys_inputs={"block": json.dumps(block)}, **options)
 
 
 class TypstPDFExporter(Exporter):
@@ -137,15 +131,10 @@ class TypstPDFExporter(Exporter):
     export_from_notebook = "PDF via Typst"
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
-        """The PDF's bytes, and the resources.
-
-        typst.TypstError names the first cell that holds what cannot be drawn.
-        """
+        """The PDF's bytes, and the resources; TypstError names a cell that cannot be drawn."""
         notebook, resources = super().from_notebook_node(nb, resources, **kwargs)
-        about = {"name": "", "path": "", **resources.get("metadata", {})}
-        block = title_block(notebook.metadata, about["name"])
-        for cell in notebook.cells[:1]:
-            cell.source = drop_repeated(cell.source, block)
+        about = {"name": "notebook", "path": "", **resources.get("metadata", {})}
+        block = title_block(notebook, about["name"])
         try:
             return draw(notebook.cells, block, about["path"]), resources
         except typst.TypstError:
@@ -164,13 +153,11 @@ def main():
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER")
     arguments = parser.parse_args()
-    targets = [arguments.out / f"{path.stem}.pdf" for path in arguments.notebooks]
-    if len({str(target).lower() for target in targets}) < len(targets):
-        raise ValueError("two notebooks have one name: export them into two folders with --out")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path, target in zip(arguments.notebooks, targets, strict=True):
+    for path in arguments.notebooks:
         about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
         pdf, _ = TypstPDFExporter().from_notebook_node(read_notebook(path), about)
+        target = arguments.out / f"{path.stem}.pdf"
         target.write_bytes(pdf)
         print(f"wrote {target}")
 
