@@ -22,6 +22,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 from pypdfium2 import raw
 
+from tests.helpers import refused
+from tools import pdf as exporter
 from tools.pdf import PANDOC, TypstPDFExporter
 
 CODE = f"%config A = 1\ntotal = 0  # {'x' * 250}\n\n\ndef f(x):\n\t'Ünïcode → ≤'\n    return x - -1"
@@ -230,3 +232,10 @@ def test_latex_says_the_title_once_and_stops_at_what_it_cannot_draw(sample, monk
     source = LatexExporter().from_notebook_node(sample)[0]
     assert r"\author{The team\\Ada Løvelace, Zoë O'Brien}" in source and "lostchars=3" in source
     assert source.count("A title with") == 2 and source.count("Zoë") == 2  # once for the file
+
+
+def test_two_notebooks_of_one_name_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["pdf", "a.ipynb", "b/A.ipynb", "--out", str(tmp_path)])
+    with refused(ValueError, "two notebooks have one name"):
+        exporter.main()
+    assert not list(tmp_path.iterdir())

@@ -153,11 +153,13 @@ def main():
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER")
     arguments = parser.parse_args()
+    targets = [arguments.out / f"{path.stem}.pdf" for path in arguments.notebooks]
+    if len({str(target).lower() for target in targets}) < len(targets):
+        raise ValueError("two notebooks have one name: export them into two folders with --out")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in arguments.notebooks:
+    for path, target in zip(arguments.notebooks, targets, strict=True):
         about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
         pdf, _ = TypstPDFExporter().from_notebook_node(read_notebook(path), about)
-        target = arguments.out / f"{path.stem}.pdf"
         target.write_bytes(pdf)
         print(f"wrote {target}")
 

@@ -2,8 +2,8 @@
 
 python -m tools.trials NAME...
 
-A trial changes the notebook's own settings, trains with each of its seeds on the published train
-list, or on its first images, and is judged on the validation list. The test list is never read.
+A trial changes the notebook's settings, trains with each of its seeds on the published train list
+or its first images, and is judged on the validation list. The test list is never read.
 """
 
 import argparse
@@ -28,7 +28,6 @@ TRIALS = {
     "short-adamw": SHORT | {"optimizer": "AdamW", "learning_rate": 0.002},
     "short-no-average": SHORT | {"ema_decay": 0.0},
     "short-no-augmentation": SHORT | {"augment": None},
-    "short-symmetry": SHORT | {"augment": "random_symmetry"},
     "short-not-whitened": SHORT | {"model": "own, not whitened"},
 }
 
@@ -41,12 +40,12 @@ def trial(name, part2, train, validation):
     cfg = {k: part2.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
     accuracies = []
     for seed in seeds:
+        settings = part2["recipe"](train, seed=seed, **cfg)
         if model == "pretrained":
             trainer = part2["fine_tuner"](seed, **cfg)
         elif model == "own":
-            trainer = part2["tuned_trainer"](train, part2["recipe"](train, seed=seed, **cfg))
+            trainer = part2["tuned_trainer"](train, settings)
         else:
-            settings = part2["recipe"](train, seed=seed, **cfg)
             trainer = utils.Trainer(part2["new_model"](seed), settings)
         trainer.train(part2["rotated_copy"](train, seed), f"{name}, seed {seed}")
         accuracies.append(trainer.test(validation)[1][-1])
