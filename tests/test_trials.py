@@ -23,7 +23,7 @@ def test_each_trial_trains_with_what_its_row_says(part2, name, monkeypatch):
     trained = []
 
     def train(trainer, dataset, label):
-        trained.append((trainer.cfg, len(dataset), trainer.model[0].weight[24:].clone()))
+        trained.append((trainer.cfg, len(dataset), trainer.model[0].weight[32:].clone()))
 
     monkeypatch.setattr(utils.Trainer, "train", train)
     monkeypatch.setattr(utils.Trainer, "test", lambda *_: ([1.0], [len(trained) / 10]))
@@ -34,7 +34,7 @@ def test_each_trial_trains_with_what_its_row_says(part2, name, monkeypatch):
         changes = {k: part2.get(v, v) for k, v in row["changes"].items()}
         assert changes.items() <= cfg.items()
         assert cfg["seed"] == seed and number == row["images"] == 20
-        start = part2["new_model"](seed)[0].weight[24:]
+        start = part2["new_model"](seed)[0].weight[32:]
         assert torch.equal(weights, start) == (row["model"] == "own, not whitened")
 
 
