@@ -21,7 +21,7 @@ run: .venv/installed    ## both notebooks into build/: the record replayed, else
 test: .venv/installed   ## ruff and the tests
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 	$(PY) -m pytest
-full: .venv/installed   ## train everything on all images and write the record (75 minutes)
+full: .venv/installed   ## train everything on all images and write the record (hours on two slow cores)
 	PS2_PROFILE=full $(PY) -m tools.notebook $(NOTEBOOKS)
 	$(PY) -m tools.pdf $(NOTEBOOKS)
 pdf: .venv/installed    ## both notebooks as PDF into report/
@@ -33,7 +33,7 @@ grade: .venv/installed  ## points that a program can give: make grade SUBMISSION
 	$(PY) -m pytest tests/test_template.py --notebook "$$FILE" --junitxml build/grade.xml
 tune: .venv/installed   ## the grid search of a full run in several processes: WORKERS=4
 	PS2_PROFILE=full $(PY) -m tools.tune "$(WORKERS)"
-bench: .venv/installed  ## measure speed into report/benchmark.md (half an hour)
+bench: .venv/installed  ## measure speed into report/benchmark.md
 	$(PY) -m tools.bench
 soak: .venv/installed   ## all tests, with many more cases
 	$(PY) -m pytest -m "soak or not soak" --hypothesis-profile soak -rP

@@ -41,9 +41,7 @@ def trial(name, part2, train, validation):
     accuracies = []
     for seed in seeds:
         settings = part2["recipe"](train, seed=seed, **cfg)
-        if model == "pretrained":
-            trainer = part2["fine_tuner"](seed, **cfg)
-        elif model == "own":
+        if model == "own":
             trainer = part2["tuned_trainer"](train, settings)
         else:
             trainer = utils.Trainer(part2["new_model"](seed), settings)
