@@ -592,9 +592,9 @@ def train_or_load(profile, name, trainer, dataset, validation=None):
 
 
 def compute_or_load(profile, name, identity, compute):
-    """compute(), a dictionary, kept in a file; in replay the file alone. Errors as load_state."""
-    path = Path("report/weights", f"{name}.pt")
-    if profile != "replay":
-        path = output_folder(profile) / path
+    """compute(), kept in a file; replay, and a full run that goes on, read it. See load_state."""
+    folders = {"full": WORK / "weights", "quick": BUILD / "weights"}
+    path = folders.get(profile, Path("report/weights")) / f"{name}.pt"
+    if profile == "quick" or profile == "full" and not path.exists():
         save_state(path, identity, compute())
     return load_state(path, identity)

@@ -38,6 +38,14 @@ class TinyData(torch.utils.data.Dataset):
         return self.change(image) if self.change else image, self.targets[index]
 
 
+def random_data(number, side, classes, seed=0):
+    """A TensorDataset of random images (number, 3, side, side) in [0, 1], with random labels."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (number,), generator=generator)
+    images = torch.rand(number, 3, side, side, generator=generator)
+    return torch.utils.data.TensorDataset(images, labels)
+
+
 class Harm:  # unpickled, it makes a folder
     def __reduce__(self):
         return os.mkdir, ("harm",)

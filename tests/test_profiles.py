@@ -1,15 +1,16 @@
 """The three profiles: which is chosen, and that replay ends with the numbers of the full run."""
 
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Subset
 
 import utils
-from tests.helpers import refused
+from tests.helpers import random_data, refused
 
 LISTS = {"train": ["a"], "val": ["b"], "test": ["c"]}
 PARTS = torch.zeros(3), torch.zeros(3), ["a", "b", "c"], ["A"]
@@ -28,9 +29,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def dataset(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 3, (24,), generator=generator)
-    return TensorDataset(torch.rand(24, 3, 4, 4, generator=generator), labels)
+    return random_data(24, 4, 3, seed)
 
 
 def views(images):
@@ -48,17 +47,28 @@ def trainer(start=0, **changes):
 def train_or_load(profile, trained, data=None):
     """The curves and then the scores of the trained or loaded network."""
     curves = utils.train_or_load(profile, "net", trained, data or dataset())
+    if profile == "full":
+        shutil.copytree(utils.WORK / "weights", STORED.parent, dirs_exist_ok=True)
     return curves, trained.predict(dataset(), label="")[0]
 
 
-@pytest.mark.parametrize("profile, folder", [("full", "."), ("quick", "build")])
-def test_what_is_scored_is_rounded_as_it_is_stored(profile, folder):
+@pytest.mark.parametrize("profile", ["full", "quick"])
+def test_what_is_scored_is_rounded_as_it_is_stored(profile):
     trained = trainer()
     train_or_load(profile, trained)
     weights = [v for v in trained.model.state_dict().values() if v.is_floating_point()]
     assert weights and all(torch.equal(value, value.half().float()) for value in weights)
     assert trained.model[0].weight.dtype == torch.float32
-    assert [path for path in Path().rglob("*.pt") if "work" not in str(path)] == [folder / STORED]
+    assert STORED.exists() == (profile == "full")
+
+
+def test_a_full_run_goes_on_from_the_networks_it_has_finished(monkeypatch):
+    curves, scores = train_or_load("full", trainer())
+    monkeypatch.setattr(utils.Trainer, "iter_step", lambda *_: pytest.fail("it trains"))
+    again, same = train_or_load("full", trainer())
+    assert again == curves and torch.equal(same, scores)
+    with refused(ValueError, "of other settings"):
+        train_or_load("full", trainer(epochs=3))
 
 
 def test_replay_trains_nothing_and_ends_with_the_numbers_of_the_full_run(monkeypatch):
@@ -107,6 +117,7 @@ def test_a_replay_names_the_images_with_another_answer_and_fails_at_three(capsys
     scores = torch.eye(3)
     names = {"utils": utils, "data": REAL, "test": Subset(REAL, torch.arange(3))}
     exec(COMPARED.source, names | {"profile": "full", "scores": {"net": [None, scores]}})
+    shutil.copytree(utils.WORK / "weights", STORED.parent)
     other = torch.cat([scores[:moved].roll(1, 1), scores[moved:]])
     again = names | {"profile": "replay", "scores": {"net": [None, other]}}
     if moved == 3:

@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
 import utils
-from tests.helpers import Harm, refused
+from tests.helpers import Harm, random_data, refused
 from tools.definitions import load_definitions
 
 NOTEBOOK = load_definitions("ps2_eurosat.ipynb")[0]
@@ -39,9 +39,7 @@ def network(start=0):
 
 
 def images(seed=0, number=40):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 4, (number,), generator=generator)
-    return TensorDataset(torch.rand(number, 3, 12, 12, generator=generator), labels)
+    return random_data(number, 12, 4, seed)
 
 
 def trainer(start=0, **changes):

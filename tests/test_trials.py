@@ -8,14 +8,10 @@ import torch
 
 import utils
 from tests.helpers import refused
+from tests.test_part2 import tiny
 from tools import trials
 
-
-def images(number=20):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    names = [f"{place}.jpg" for place in range(number)]
-    return utils.ImageDataset(pixels, torch.arange(number) % 10, names, utils.CLASSES)
+IMAGES = tiny([*range(10)] * 2, side=32)
 
 
 @pytest.mark.parametrize("name", trials.TRIALS)
@@ -27,7 +23,7 @@ def test_each_trial_trains_with_what_its_row_says(part2, name, monkeypatch):
 
     monkeypatch.setattr(utils.Trainer, "train", train)
     monkeypatch.setattr(utils.Trainer, "test", lambda *_: ([1.0], [len(trained) / 10]))
-    row = trials.trial(name, part2, images(), images())
+    row = trials.trial(name, part2, IMAGES, IMAGES)
     expected = [0.1, 0.2, 0.3][: len(row["seeds"])]
     assert row["validation_accuracy"] == expected and row["name"] == name
     for seed, (cfg, number, weights) in zip(row["seeds"], trained, strict=True):
@@ -39,7 +35,7 @@ def test_each_trial_trains_with_what_its_row_says(part2, name, monkeypatch):
 
 
 def test_trials_need_the_published_lists_and_a_known_name(monkeypatch, capsys):
-    monkeypatch.setattr(utils, "load_eurosat", images)
+    monkeypatch.setattr(utils, "load_eurosat", lambda: IMAGES)
     monkeypatch.setattr("sys.argv", ["trials", "short"])
     with refused(SystemExit, "Trials need the images"):
         trials.main()
