@@ -21,13 +21,13 @@ run: .venv/installed    ## both notebooks into build/: the record replayed, else
 test: .venv/installed   ## ruff and the tests
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 	$(PY) -m pytest
-full: .venv/installed   ## train everything on all images and write the record (hours on two slow cores)
-	PS2_PROFILE=full $(PY) -m tools.notebook $(NOTEBOOKS)
+full: .venv/installed   ## train everything on all images and write the record (two hours on two cores)
+	PS2_PROFILE=full $(PY) -m tools.notebook $(NOTEBOOKS) && $(PY) -m tools.record
 	$(PY) -m tools.pdf $(NOTEBOOKS)
 pdf: .venv/installed    ## both notebooks as PDF into report/
 	$(PY) -m tools.pdf $(NOTEBOOKS)
-check: .venv/installed  ## execute both again and say what differs
-	$(PY) -m tools.check
+check: .venv/installed  ## prove the record, or compare two notebooks: BEFORE=FILE AFTER=FILE
+	$(PY) -m tools.check $(if $(BEFORE),"$(BEFORE)" "$(AFTER)")
 grade: export FILE := $(value SUBMISSION)# as it is typed: quotes, brackets and $ mean nothing
 grade: .venv/installed  ## points that a program can give: make grade SUBMISSION=FILE
 	$(PY) -m pytest tests/test_template.py --notebook "$$FILE" --junitxml build/grade.xml

@@ -188,7 +188,7 @@ def test_batch_norm_ends_on_the_statistics_of_the_averaged_weights(part2):
 
 def test_interval_is_wilsons(part2):
     scores, answers = torch.eye(2)[[0] * 10], torch.tensor([0] * 9 + [1])
-    row = part2["result"]("m", [scores] * 2, [answers] * 2)
+    row = part2["result"]([scores] * 2, [answers] * 2)
     assert row["interval"] == pytest.approx([0.5958, 0.9821], abs=1e-4)  # by the closed form
     assert row["Accuracy (test)"] == 0.9 and row["correct"] == 9
 

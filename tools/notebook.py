@@ -124,8 +124,8 @@ def run():
         execute(part, out / part)
     report = json.loads((out / "report/results.json").read_text(encoding="utf-8"))
     print(f"\naccuracy ({report['data']}, {report['judged on']})")
-    for result in report["results"]:
-        print(f"  {result['model']:28}{result['Accuracy (test)']:8.2%}")
+    for model, result in report["results"].items():
+        print(f"  {model:28}{result['Accuracy (test)']:8.2%}")
     print(f"{summary}; notebooks, figures/ and report/ are in {out}/")
 
 
