@@ -21,8 +21,8 @@ run: .venv/installed    ## both notebooks into build/: the record replayed, else
 test: .venv/installed   ## ruff and the tests
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
 	$(PY) -m pytest
-full: .venv/installed   ## train everything on all images and write the record (two hours on two cores)
-	PS2_PROFILE=full $(PY) -m tools.notebook $(NOTEBOOKS) && $(PY) -m tools.record
+full: .venv/installed   ## train everything on all images and write the record (hours on two cores)
+	PS2_PROFILE=full $(PY) -m tools.notebook
 	$(PY) -m tools.pdf $(NOTEBOOKS)
 pdf: .venv/installed    ## both notebooks as PDF into report/
 	$(PY) -m tools.pdf $(NOTEBOOKS)

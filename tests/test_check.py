@@ -7,7 +7,10 @@ import re
 import tempfile
 from pathlib import Path
 
+import nbformat
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
@@ -92,16 +95,40 @@ def test_cells_without_ids_are_paired_by_their_content():
     assert (loud.cell, loud.before) == ("cell 1", "missing")
 
 
-@pytest.mark.parametrize("profile, runs", [("quick", 1), ("replay", 2)])
-def test_part_2_is_executed_where_it_replays(tmp_path, monkeypatch, profile, runs):
+@pytest.mark.parametrize(
+    "profile, processor, runs, status",
+    [("quick", "same", 1, 0), ("replay", "same", 2, 1), ("replay", "another", 2, 0)],
+)
+def test_part_2_is_executed_where_it_replays_and_compared_on_the_same_processor(
+    tmp_path, monkeypatch, profile, processor, runs, status
+):
     made = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check, "execute", lambda _, out: made.append(Path(out).write_text(WHOLE)))
     monkeypatch.setattr(check, "record_rows", lambda _: [])
-    monkeypatch.setattr(check.record, "read", lambda: {"processor": "another"})
+    monkeypatch.setattr(check.record, "read", lambda: {"processor": processor})
+    monkeypatch.setattr(check.torch.backends.cpu, "get_cpu_capability", lambda: "same")
     monkeypatch.setattr(check.utils, "load_eurosat", lambda: None)
     monkeypatch.setattr(check.utils, "choose_profile", lambda *_: profile)
     Path("build/check").mkdir(parents=True)
-    for name in check.PARTS:
-        Path(name).write_text(WHOLE)
-    assert check.check_all() == 0 and len(made) == runs
+    Path("ps2_theory.ipynb").write_text(WHOLE)
+    Path("ps2_eurosat.ipynb").write_text(WHOLE.replace("97.87", "97.88"))
+    assert check.check_all() == status and len(made) == runs
+
+
+TOKENS = re.split(r'("[^"]*"|\d+|\{\}|null)', WHOLE)
+VALUES = st.sampled_from('null true 0 -1 1e308 "\\ud800" "\\u0000" [] {} [[]] [{}]'.split())
+CHANGES = st.dictionaries(st.integers(0, len(TOKENS) // 2 - 1), VALUES | st.text().map(json.dumps))
+
+
+@given(CHANGES, st.integers(0, 2000), st.integers(0, 200), st.text())
+def test_any_file_is_compared_or_refused(changes, at, gone, new):
+    content = "".join(changes.get(n // 2, t) if n % 2 else t for n, t in enumerate(TOKENS))
+    content = content[:at] + new + content[at + gone :]
+    try:
+        assert bool(compare(content)) == (content != WHOLE)
+        assert compare(content, whole=content) == []
+    except ValueError as error:
+        assert "b is no notebook" in str(error)
+        with pytest.raises(Exception):  # noqa: B017, nbformat's refusals are of many kinds
+            nbformat.validate(json.loads(content))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import utils
-from tests.helpers import refused
 from tools import check, record
 
 NOTEBOOK = "ps2_eurosat.ipynb"
@@ -31,7 +30,6 @@ def folder(tmp_path, monkeypatch):
     for name in (NOTEBOOK, "README.md", "report/results.json", "report/trials.json"):
         shutil.copy(name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["record"])
     monkeypatch.setattr(utils, "WORK", Path("build/work-full"))
 
 
@@ -52,15 +50,13 @@ def test_a_planted_digit_is_named(name, before, cell):
 
 
 def test_a_finished_full_run_becomes_the_record():
-    with refused(FileNotFoundError, "holds no finished full run"):
-        record.main()
     Path("report/weights").mkdir()
     Path("report/weights/old.pt").touch()
     for name in ("net", "answers"):
         utils.save_state(utils.WORK / f"weights/{name}.pt", f"settings of {name}", {})
     readme = Path("README.md").read_text("utf-8")
     Path("README.md").write_text(re.sub(r"\d\d\.\d\d%", "00.00%", readme), "utf-8")
-    record.main()
+    record.keep(NOTEBOOK)
     assert Path("README.md").read_text("utf-8") == readme and not utils.WORK.exists()
     assert {path.name for path in record.WEIGHTS.iterdir()} == {"net.pt", "answers.pt", "README.md"}
     digest = hashlib.sha256(Path("report/weights/net.pt").read_bytes()).hexdigest()

@@ -121,6 +121,7 @@ def main():
     os.environ["EUROSAT_REQUIRED"] = "1"
     part2, data = load_definitions("ps2_eurosat.ipynb")[0], utils.load_eurosat()
     machine = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {utils.DEVICE}"
+    machine += f", Python {platform.python_version()}, torch {torch.__version__}"
     lines = ["# Benchmark", "", f"One run of `make bench` with two threads: {machine}.", ""]
     lines += ["| what | measured | aim | |", "|---|---|---|---|"]
     for section in (loading, step, pooling, convolution, accuracy):

@@ -1,6 +1,7 @@
 """What every tool shares: the reader of notebook files, and how a command ends."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def join_streams(outputs):
         else:
             joined.append(output)
     return joined
+
+
+def commit():
+    """The commit that is checked out, 40 hex digits; "unknown" outside a clone or without git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    except OSError:
+        found = ""
+    return found.strip() or "unknown"
 
 
 def command(main):

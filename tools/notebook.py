@@ -122,6 +122,10 @@ def run():
     os.environ["PS2_PROFILE"] = profile
     for part in PARTS:
         execute(part, out / part)
+    if profile == "full":
+        from tools import record
+
+        record.keep(PARTS[1])
     report = json.loads((out / "report/results.json").read_text(encoding="utf-8"))
     print(f"\naccuracy ({report['data']}, {report['judged on']})")
     for model, result in report["results"].items():

@@ -8,14 +8,13 @@ or its first images, and is judged on the validation list. The test list is neve
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 
 from torch.utils.data import Subset
 
 import utils
 from tools.definitions import load_definitions
-from tools.files import command
+from tools.files import command, commit
 
 LEDGER = Path("report/trials.json")
 SEEDS = [42, 43, 44]
@@ -48,9 +47,8 @@ def trial(name, part2, train, validation):
         trainer.train(part2["rotated_copy"](train, seed), f"{name}, seed {seed}")
         accuracies.append(trainer.test(validation)[1][-1])
         print(f"{name}, seed {seed}: {accuracies[-1]:.2%} on the validation list", flush=True)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     row = {"name": name, "model": model, "images": len(train), "seeds": seeds, "changes": changes}
-    return row | {"validation_accuracy": accuracies, "commit": commit.strip()[:7]}
+    return row | {"validation_accuracy": accuracies, "commit": commit()[:7]}
 
 
 def main():
