@@ -11,7 +11,7 @@ help:                   ## list the targets
 
 .venv/installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or $(OLD)'
-	rm -rf .venv && $(PYTHON) -m venv .venv
+	[ -x $(PY) ] || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --requirement requirements.txt --constraint constraints.txt \
 		|| { echo "The packages could not be installed: is there a network?" >&2; exit 1; }
 	touch .venv/installed
@@ -26,8 +26,10 @@ full: .venv/installed   ## train everything on all images and write the record (
 	$(PY) -m tools.pdf $(NOTEBOOKS)
 pdf: .venv/installed    ## both notebooks as PDF into report/
 	$(PY) -m tools.pdf $(NOTEBOOKS)
+check: export OLD_FILE := $(value BEFORE)
+check: export NEW_FILE := $(value AFTER)
 check: .venv/installed  ## prove the record, or compare two notebooks: BEFORE=FILE AFTER=FILE
-	$(PY) -m tools.check $(if $(BEFORE),"$(BEFORE)" "$(AFTER)")
+	$(PY) -m tools.check $${OLD_FILE:+"$$OLD_FILE"} $${NEW_FILE:+"$$NEW_FILE"}
 grade: export FILE := $(value SUBMISSION)# as it is typed: quotes, brackets and $ mean nothing
 grade: .venv/installed  ## points that a program can give: make grade SUBMISSION=FILE
 	$(PY) -m pytest tests/test_template.py --notebook "$$FILE" --junitxml build/grade.xml

@@ -1,9 +1,13 @@
-"""What several test files use."""
+"""What several test files share: made-up data, refusals, what a notebook holds."""
 
+import ast
 import contextlib
 import os
+import shutil
 import signal
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -18,16 +22,22 @@ def refused(kind, *words):
     with pytest.raises(kind) as caught:
         yield
     text = str(caught.value)
-    assert "\n" not in text and all(word in text for word in words), text
+    assert "\n" not in text, text
+    for word in words:
+        assert word in text, text
 
 
 class TinyData(torch.utils.data.Dataset):
-    """Uneven classes of random images (64, 64), as EuroSAT gives them: (PIL image, label)."""
+    """Uneven classes of random images (64, 64), as EuroSAT's: (PIL image, label).
+
+    `sizes` are the numbers of images of the classes; `change` is applied to each image.
+    """
 
     def __init__(self, sizes=(9, 6, 5), change=None):
         self.classes = [f"Class{letter}" for letter in "CABDEFGHIJ"[: len(sizes)]]
-        self.targets = [label for label, size in enumerate(sizes) for _ in range(size)]
-        self.pixels = np.random.default_rng(0).integers(0, 256, (len(self), 64, 64, 3), np.uint8)
+        self.targets = np.repeat(np.arange(len(sizes)), sizes).tolist()
+        shape = (len(self), 64, 64, 3)
+        self.pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         self.change = change
 
     def __len__(self):
@@ -35,42 +45,108 @@ class TinyData(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         image = Image.fromarray(self.pixels[index])
-        return self.change(image) if self.change else image, self.targets[index]
+        if self.change is not None:
+            image = self.change(image)
+        return image, self.targets[index]
 
 
 def random_data(number, side, classes, seed=0):
-    """A TensorDataset of random images (number, 3, side, side) in [0, 1], with random labels."""
+    """A TensorDataset: images (number, 3, side, side) in [0, 1] with random labels."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, classes, (number,), generator=generator)
     images = torch.rand(number, 3, side, side, generator=generator)
     return torch.utils.data.TensorDataset(images, labels)
 
 
-class Harm:  # unpickled, it makes a folder
+class Harm:
+    """Unpickled, it makes a folder."""
+
     def __reduce__(self):
         return os.mkdir, ("harm",)
 
 
 def to_tensor(image):
+    """A PIL image as a tensor (3, H, W) in [0, 1]."""
     return torch.from_numpy(np.array(image)).movedim(-1, 0) / 255
 
 
+def code_cells(path):
+    """The code cells of a notebook."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
+
+
+def shown_text(cells):
+    """All that the outputs of the cells print or show as text or as Markdown."""
+    texts = []
+    for cell in cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            texts.append(output.get("text", ""))
+            texts.append(data.get("text/plain", ""))
+            texts.append(data.get("text/markdown", ""))
+    return "\n".join(texts)
+
+
+def list_in_first_cell(path, name):
+    """The list that the first code cell of a notebook calls `name`."""
+    for statement in ast.parse(code_cells(path)[0].source).body:
+        if isinstance(statement, ast.Assign):
+            if ast.unparse(statement.targets[0]) == name:
+                return ast.literal_eval(statement.value)
+    raise LookupError(f"the first code cell of {path} has no list {name}")
+
+
+def copy_notebook(path, folder):
+    """Copy a notebook with what it says must lie beside it, and nothing else."""
+    shutil.copy(path, folder)
+    for name in list_in_first_cell(path, "FILES"):
+        shutil.copy(Path(path).with_name(name), folder)
+
+
 class Names:
-    """The names that a notebook defines, as attributes; says why one of them is missing."""
+    """The names that a notebook defines, as attributes; the test fails on others."""
 
     def __init__(self, path, space, problems):
-        self.path, self.space, self.problems = path, space, problems
+        self.path = path
+        self.space = space
+        self.problems = problems
 
     def __getattr__(self, name):
-        return self.space[name] if name in self.space else pytest.fail(self.why(name), False)
+        if name not in self.space:
+            pytest.fail(self.why(name), pytrace=False)
+        return self.space[name]
 
     def why(self, name):
-        return f"{name} is not defined ({self.space['__left_out__'].get(name, 'nowhere')})"
+        """The sentence that says why a name is missing."""
+        reason = self.space["__left_out__"].get(name, "nowhere")
+        return f"{name} is not defined ({reason})"
+
+
+def at_most(kind, most):
+    """`most`, or the hard limit in force if it is lower: no limit is ever raised.
+
+    `kind` is one of the module resource, such as resource.RLIMIT_DATA.
+    """
+    import resource  # not on Windows
+
+    _, hard = resource.getrlimit(kind)
+    if hard == resource.RLIM_INFINITY:
+        return most
+    return min(most, hard)
+
+
+def lower_limit(kind, most):
+    """Set both limits of a resource to `most`; lower ones in force stay."""
+    import resource  # not on Windows
+
+    limit = at_most(kind, most)
+    resource.setrlimit(kind, (limit, limit))
 
 
 @contextlib.contextmanager
 def within(seconds):
-    """TimeoutError if the block takes longer, unless it is stuck where signals do not reach."""
+    """TimeoutError if the block takes longer, unless no signal reaches what it does."""
 
     def stop(*_):
         raise TimeoutError(f"stopped after {seconds:g} s")

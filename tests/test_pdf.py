@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import nbformat
 import pypdfium2
@@ -18,7 +19,13 @@ import typst
 from bs4 import BeautifulSoup
 from nbconvert.exporters import HTMLExporter, LatexExporter
 from nbconvert.filters import strip_ansi
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
+from nbformat.v4 import (
+    new_code_cell,
+    new_markdown_cell,
+    new_notebook,
+    new_output,
+    new_raw_cell,
+)
 from PIL import Image
 from pypdfium2 import raw
 
@@ -26,216 +33,368 @@ from tests.helpers import refused
 from tools import pdf as exporter
 from tools.pdf import PANDOC, TypstPDFExporter
 
-CODE = f"%config A = 1\ntotal = 0  # {'x' * 250}\n\n\ndef f(x):\n\t'Ünïcode → ≤'\n    return x - -1"
-TEXT = r"""# A title with 100 % & $ # _ { } \ ~ ^
+
+def make_png(width, height):
+    """The bytes of a navy image."""
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), "navy").save(content, "png")
+    return content.getvalue()
+
+
+def in_base64(content):
+    return base64.b64encode(content).decode()
+
+
+LONG_LINE = f"%config A = 1\ntotal = 0  # {'x' * 250}"
+CODE = LONG_LINE + "\n\n\ndef f(x):\n\t'Ünïcode → ≤'\n    return x - -1"
+TITLE = r"A title with 100 % & $ # _ { } \ ~ ^"
+REMARK = "longer than a line of the page can be, so that it is wrapped within the table"
+TEXT = rf"""# {TITLE}
 
 The team: Ada Løvelace, Zoë O'Brien
 
-Dashes - -- and "quotes", *stars*, <3, a_b_c, e.g. [1] @home, 3*4*5, [a heading](#Elsewhere)
+Dashes - -- and "quotes", *stars*, <3, a_b_c, e.g. [1] @home,
+3*4*5, [a heading](#Elsewhere)
 äöüßéñçøå αβγδΩ Привет; a formula of its own:
-$$\left\lfloor \frac{H - K + 2P}{S} \right\rfloor + 1$$
+$$\left\lfloor \frac{{H - K + 2P}}{{S}} \right\rfloor + 1$$
 
 | accuracy | remark |
 |--:|---|
-| 97.87 % | longer than a line of the page can be, so that it is wrapped within the table |
+| 97.87 % | {REMARK} |
 """
-ABOUT = {"title": TEXT.split("\n")[0][2:], "team": "The team", "date": "17 October 2025"}
-ABOUT |= {"authors": [{"name": "Ada Løvelace"}, "Zoë O'Brien"]}
-
-
-# In Markdown: commands of TeX, targets of links, comments, tags
-UNSEEN = r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|\]\(.*?\)|<!--.*?-->|</?[a-z].*?>"
-Image.new("RGB", (1800, 300), "navy").save(NAVY := io.BytesIO(), "png")
-GONE = "https://example.org/a.png"
-CELLS = [  # what a cell holds, the text and the number of images that show it; or a word, and None
-    ("text", 'an <img src="a.png"> image', "animage", 1),
-    ("text", "<table><tr><td>left<td>right</table>", "leftright", 0),
-    ("text", "<details><summary>More</summary>\n\n*within* $x$\n\n</details>", "Morewithinx", 0),
-    ("text", "<!-- BEGIN QUESTION -->\n\nH<sub>2</sub>O <foo>bar</foo>", "H2Obar", 0),
-    ("text", "so $ x^2 $, $y $, `$ z $` and $5 or $6", "sox2,y,$z$and$5or$6", 0),
-    ("text", "\\begin{equation}\nx = 1\n\\end{equation}", "x=1", 0),
-    ("raw", "*raw* <b>text", "*raw*<b>text", 0),
-    ("text/html", "<b>bold</b>", "bold", 0),
-    ("text/latex", r"$\displaystyle x^2$", "x2", 0),
-    ("text/markdown", "**bold** $ x $", "boldx", 0),
-    ("image/png", base64.b64encode(NAVY.getvalue()).decode(), "", 1),
-    ("text", "![a](gone.png)", "gone.png", None),
-    ("text", f"![a]({GONE})", GONE, None),
-    ("text", "<video src='a.mp4'></video>", '<video src="a.mp4">', None),
-    ("text", r"\cite{a}", r"\cite{a}", None),
-    ("text", r"$\unknown{x}$", r"\unknown{x}", None),
-    ("text", "a 漢 b", "漢", None),
-    ("raw text/x-rst", "*a*", "text/x-rst", None),
-    ("text/html", "<div></div><script>draw()</script>", "text/html", None),
-    ("image/png", "AAAA", "decode", None),
-]
+ABOUT = {
+    "title": TITLE,
+    "team": "The team",
+    "date": "17 October 2025",
+    "authors": [{"name": "Ada Løvelace"}, "Zoë O'Brien"],
+}
+PRINTED = "  indented ``` text\n\n" + "wide " * 40 + "y" * 300 + "\n"
+NAVY = make_png(1800, 300)
 
 
 def make_cell(kind, content):
-    """A cell of text or raw text, or one whose code is left out and whose output is of a type."""
+    """A cell of text or raw text, or one that shows an output of a kind and no code."""
     if kind == "text":
         return new_markdown_cell(content, id="it")
     if kind.startswith("raw"):
-        return new_raw_cell(content, id="it", metadata={"format": kind[4:]})
-    outputs = [new_output("display_data", {"text/plain": "<a.B object at 0x1>", kind: content})]
-    return new_code_cell("1", id="it", outputs=outputs, metadata={"tags": ["remove-input"]})
+        metadata = {"format": kind.removeprefix("raw").strip()}
+        return new_raw_cell(content, id="it", metadata=metadata)
+    data = {"text/plain": "<a.B object at 0x1>", kind: content}
+    outputs = [new_output("display_data", data)]
+    metadata = {"tags": ["remove-input"]}
+    return new_code_cell("1", id="it", outputs=outputs, metadata=metadata)
 
 
 @pytest.fixture
 def sample():
     """A notebook with everything that our notebooks hold, and more."""
-    png, alt = base64.b64encode(NAVY.getvalue()).decode(), {"image/png": {"alt": "A navy area"}}
+    image = {"text/plain": "<Figure>", "image/png": in_base64(NAVY)}
+    described = {"image/png": {"alt": "A navy area"}}
+    array = {"text/plain": "array([1.])", "text/html": "<b>array</b>"}
     outputs = [
-        new_output("stream", text="  indented ``` text\n\n" + "wide " * 40 + "y" * 300 + "\n"),
-        new_output("display_data", {"text/plain": "<Figure>", "image/png": png}, metadata=alt),
+        new_output("stream", text=PRINTED),
+        new_output("display_data", image, metadata=described),
         new_output("stream", name="stderr", text="\x1b[31ma warning\x1b[0m\n"),
-        new_output("execute_result", {"text/plain": "array([1.])", "text/html": "<b>array</b>"}),
+        new_output("execute_result", array),
     ]
     cells = [new_markdown_cell(TEXT), new_code_cell(CODE, outputs=outputs)]
-    return new_notebook(cells=cells, metadata=ABOUT | {"language_info": {"name": "python"}})
+    metadata = {**ABOUT, "language_info": {"name": "python"}}
+    return new_notebook(cells=cells, metadata=metadata)
 
 
-def export(given):
-    return TypstPDFExporter().from_notebook_node(given)[0]
+def export(notebook, folder=""):
+    """The PDF of a notebook that is called a.ipynb and lies in `folder`."""
+    about = {"metadata": {"name": "a", "path": str(folder)}}
+    pdf, _ = TypstPDFExporter().from_notebook_node(notebook, about)
+    return pdf
+
+
+# --- What a PDF holds -----------------------------------------------------------------
 
 
 def letters(text):
-    """The text without spaces; typographic forms of one character count as that character."""
+    """The text without spaces, each character in its plainest form."""
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
 def pdf_text(pdf):
     """The letters of a PDF, without the page numbers."""
-    pages = [page.get_textpage().get_text_bounded() for page in pypdfium2.PdfDocument(pdf)]
-    shown = [letters(text).removesuffix(str(number)) for number, text in enumerate(pages, 1)]
-    return "".join(shown).replace("\x02", "-")  # the reader's sign for a hyphen at a line's end
+    shown = []
+    for number, page in enumerate(pypdfium2.PdfDocument(pdf), 1):
+        text = page.get_textpage().get_text_bounded()
+        shown.append(letters(text).removesuffix(str(number)))
+    return "".join(shown).replace("\x02", "-")  # the sign for a hyphen at a line's end
 
 
-def count(pdf, kind="IMAGE"):
-    """Objects of a kind on the first page: images, or paths, of which boxes consist."""
-    number = getattr(raw, f"FPDF_PAGEOBJ_{kind}")
-    return len(list(pypdfium2.PdfDocument(pdf)[0].get_objects(filter=[number])))
+def objects(pdf, kind):
+    """Objects on the first page: images, or paths, of which boxes consist."""
+    page = pypdfium2.PdfDocument(pdf)[0]
+    return list(page.get_objects(filter=[kind]))
+
+
+def read_string(get, element):
+    """What a function of pdfium writes about an element into a buffer."""
+    size = get(element, None, 0)
+    buffer = ctypes.create_string_buffer(size)
+    get(element, buffer, size)
+    return buffer.raw.decode("utf-16-le").rstrip("\0")
+
+
+def walk(element):
+    """Yield (type, alt text) of an element for screen readers, and of all within."""
+    kind = read_string(raw.FPDF_StructElement_GetType, element)
+    alt = read_string(raw.FPDF_StructElement_GetAltText, element)
+    yield kind, alt
+    for number in range(raw.FPDF_StructElement_CountChildren(element)):
+        child = raw.FPDF_StructElement_GetChildAtIndex(element, number)
+        if child:
+            yield from walk(child)
 
 
 def tags(pdf):
     """[(type, alt text)] of what a screen reader is told of a PDF, in order."""
-
-    def read(get, element):
-        text = ctypes.create_string_buffer(get(element, None, 0))
-        get(element, text, len(text))
-        return text.raw.decode("utf-16-le").rstrip("\0")
-
-    def walk(node):
-        kind, alt = raw.FPDF_StructElement_GetType, raw.FPDF_StructElement_GetAltText
-        yield read(kind, node), read(alt, node)
-        for number in range(raw.FPDF_StructElement_CountChildren(node)):
-            if part := raw.FPDF_StructElement_GetChildAtIndex(node, number):
-                yield from walk(part)
-
-    trees = map(raw.FPDF_StructTree_GetForPage, pypdfium2.PdfDocument(pdf))
-    return [tag for tree in trees for tag in walk(raw.FPDF_StructTree_GetChildAtIndex(tree, 0))]
+    found = []
+    for page in pypdfium2.PdfDocument(pdf):
+        tree = raw.FPDF_StructTree_GetForPage(page)
+        found += walk(raw.FPDF_StructTree_GetChildAtIndex(tree, 0))
+    return found
 
 
-def pieces(given):
-    """[(text, is it in a formula?)]: the words of Markdown; each code and output as a whole."""
-    about = given.metadata
+def alt_texts(pdf, wanted):
+    return [alt for kind, alt in tags(pdf) if kind == wanted]
+
+
+# --- What a notebook holds ------------------------------------------------------------
+
+# In Markdown: commands of TeX, targets of links, comments, tags
+UNSEEN = r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|\]\(.*?\)|<!--.*?-->|</?[a-z].*?>"
+
+
+def markdown_pieces(source):
+    """Yield (word, is it in a formula?) of Markdown."""
+    parts = re.split(r"(\$\$.+?\$\$|\$.+?\$)", re.sub(UNSEEN, " ", source))
+    for number, part in enumerate(parts):
+        is_formula = number % 2 == 1
+        for word in re.findall(r"[^\W_]+", part):
+            yield word, is_formula
+
+
+def output_pieces(outputs):
+    """Yield (text, is it in a formula?) of each output but an image."""
+    for output in outputs:
+        data = output.get("data", {})
+        if "image/png" in data:
+            continue
+        if "text/markdown" in data:
+            yield from markdown_pieces(data["text/markdown"])
+            continue
+        text = output.get("text")
+        if not text:
+            text = data["text/plain"]
+        yield strip_ansi(text), False
+
+
+def pieces(notebook):
+    """Yield (text, is it in a formula?): words of Markdown; whole codes and outputs."""
+    about = notebook.metadata
     authors = ", ".join(getattr(author, "name", author) for author in about["authors"])
-    found = [("".join((about["title"], about["team"], authors, about["date"])), 0)]
-    top = f"# {about['title']}\n\n{about['team']}: {authors}\n"
-    for cell in given.cells:
+    yield about["title"] + about["team"] + authors + about["date"], False
+    repeated = f"# {about['title']}\n\n{about['team']}: {authors}\n"
+    for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            source = re.sub(UNSEEN, " ", cell.source.removeprefix(top))
-            for number, part in enumerate(re.split(r"(\$\$.+?\$\$|\$.+?\$)", source)):
-                found += [(word, number % 2) for word in re.findall(r"[^\W_]+", part)]
+            yield from markdown_pieces(cell.source.removeprefix(repeated))
         elif "remove-input" not in cell.metadata.get("tags", []):
-            found.append((cell.source, 0))
-        outputs = [output for output in cell.get("outputs", []) if "image/png" not in str(output)]
-        found += [(strip_ansi(o.get("text") or o["data"]["text/plain"]), 0) for o in outputs]
-    return [(letters(text), is_formula) for text, is_formula in found]
+            yield cell.source, False
+        yield from output_pieces(cell.get("outputs", []))
 
 
-def check_text(pdf, given):
+def check_text(pdf, notebook):
     """Fails unless the PDF holds the text, in order, and no letter or digit more."""
-    text, found = pdf_text(pdf), pieces(given)
-    drawn, held = (re.findall("[0-9A-Za-z]", part) for part in (text, "".join(p for p, _ in found)))
-    assert sorted(drawn) == sorted(held)
-    for piece, is_formula in found:  # the parts of a formula may be in any order
-        _, there, after = text.partition(piece)
-        assert there or is_formula, piece
-        text = text if is_formula else after
+    text = pdf_text(pdf)
+    expected = [(letters(piece), is_formula) for piece, is_formula in pieces(notebook)]
+    held = "".join(piece for piece, _ in expected)
+    drawn_letters = sorted(re.findall("[0-9A-Za-z]", text))
+    held_letters = sorted(re.findall("[0-9A-Za-z]", held))
+    assert drawn_letters == held_letters
+    for piece, is_formula in expected:
+        if is_formula:  # its parts may be in any order
+            continue
+        assert piece in text, piece
+        _, _, text = text.partition(piece)
 
 
-def test_text_and_title_are_there_and_equal_notebooks_give_equal_bytes(sample, tmp_path):
-    check_text(pdf := export(sample), sample)
-    nbformat.write(sample, tmp_path / "a.ipynb")
-    words = [sys.executable, "-m", "nbconvert", "--to=tools.pdf.TypstPDFExporter"]
-    subprocess.run([*words, tmp_path / "a.ipynb"], check=True, capture_output=True)
+# --- Tests ----------------------------------------------------------------------------
+
+
+def test_text_and_title_are_there_and_equal_notebooks_give_equal_bytes(
+    sample, tmp_path
+):
+    pdf = export(sample)
+    check_text(pdf, sample)
+    path = tmp_path / "a.ipynb"
+    nbformat.write(sample, path)
+    exporter_name = "--to=tools.pdf.TypstPDFExporter"
+    command = [sys.executable, "-m", "nbconvert", exporter_name, path]
+    subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "a.pdf").read_bytes() == pdf
     about = pypdfium2.PdfDocument(pdf).get_metadata_dict()
-    assert about["Title"] == ABOUT["title"] and about["Author"] == "Ada Løvelace, Zoë O'Brien"
-    for page in pypdfium2.PdfDocument(pdf):  # nothing leaves it, however long a word
+    assert about["Title"] == TITLE
+    assert about["Author"] == "Ada Løvelace, Zoë O'Brien"
+
+
+def test_nothing_leaves_the_page_however_long_a_word(sample):
+    for page in pypdfium2.PdfDocument(export(sample)):
         text = page.get_textpage()
-        boxes = [text.get_charbox(at) for at in range(text.count_chars())]
-        assert all(50 < left and right < page.get_width() - 50 for left, _, right, _ in boxes)
+        for place in range(text.count_chars()):
+            left, _bottom, right, _top = text.get_charbox(place)
+            assert left > 50
+            assert right < page.get_width() - 50
 
 
 @pytest.mark.parametrize("name", ["ps2_theory", "ps2_eurosat"])
 def test_report_and_web_page_hold_what_the_notebook_holds(name):
     """A failure may mean that the notebook is newer than its PDF: run make pdf."""
-    pdf, given = open(f"report/{name}.pdf", "rb").read(), nbformat.read(f"{name}.ipynb", 4)
-    check_text(pdf, given)
-    outputs = [output for cell in given.cells for output in cell.get("outputs", [])]
-    images = [out.metadata["image/png"]["alt"] for out in outputs if "image/png" in str(out)]
-    text = "\n".join(cell.source for cell in given.cells if cell.cell_type == "markdown")
+    pdf = Path(f"report/{name}.pdf").read_bytes()
+    notebook = nbformat.read(f"{name}.ipynb", 4)
+    check_text(pdf, notebook)
+    images = []
+    text = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text += cell.source + "\n"
+        for output in cell.get("outputs", []):
+            if "image/png" in str(output):
+                images.append(output.metadata["image/png"]["alt"])
     formulas = re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, re.DOTALL)
-    assert [alt for kind, alt in tags(pdf) if kind == "Figure"] == images
-    assert [alt for kind, alt in tags(pdf) if kind == "Formula"] == ["".join(f) for f in formulas]
-    page = BeautifulSoup(HTMLExporter().from_notebook_node(given)[0], "html.parser")
+    assert alt_texts(pdf, "Figure") == images
+    assert alt_texts(pdf, "Formula") == ["".join(formula) for formula in formulas]
+    html, _ = HTMLExporter().from_notebook_node(notebook)
+    page = BeautifulSoup(html, "html.parser")
     assert [image["alt"] for image in page.select("img")] == images
 
 
-def test_images_without_alt_text_have_words_too_and_the_sharper_file_is_drawn(tmp_path):
+@pytest.fixture
+def illustrated(tmp_path):
+    """A notebook with two images in Markdown and two outputs, none with an alt text.
+
+    The first output is a small image whose sharper file lies in figures/.
+    """
     (tmp_path / "figures").mkdir()
-    (tmp_path / "figures/a.png").write_bytes(NAVY.getvalue())
-    Image.new("RGB", (180, 30)).save(small := io.BytesIO(), "png")
-    cell = make_cell("image/png", base64.b64encode(small.getvalue()).decode())
-    cell.outputs += [new_output("stream", text="Fig. 1"), *copy.deepcopy(cell.outputs)]
-    cell.outputs[0].metadata["figure"] = hashlib.sha256(NAVY.getvalue()).hexdigest()
-    text = new_markdown_cell("![*b* $c$](figures/a.png) ![](figures/a.png)\n\n### x\n\n##### y")
-    given = new_notebook(cells=[text, cell]), {"metadata": {"name": "a", "path": str(tmp_path)}}
-    found = tags(pdf := TypstPDFExporter().from_notebook_node(*given)[0])
+    (tmp_path / "figures/a.png").write_bytes(NAVY)
+    text = "![*b* $c$](figures/a.png) ![](figures/a.png)\n\n### x\n\n##### y"
+    cell = make_cell("image/png", in_base64(make_png(180, 30)))
+    (image,) = cell.outputs
+    cell.outputs.append(new_output("stream", text="Fig. 1"))
+    cell.outputs.append(copy.deepcopy(image))
+    image.metadata["figure"] = hashlib.sha256(NAVY).hexdigest()
+    return new_notebook(cells=[new_markdown_cell(text), cell])
+
+
+def test_images_without_alt_text_have_words_too(illustrated, tmp_path):
+    pdf = export(illustrated, tmp_path)
     words = ["b c", "image figures/a.png", "Fig. 1", "output of cell 2"]
-    assert [alt for kind, alt in found if kind == "Figure"] == words
-    assert [kind for kind, _ in found if kind[0] == "H"] == ["H1", "H2", "H3"]
-    drawn = pypdfium2.PdfDocument(pdf)[0].get_objects(filter=[raw.FPDF_PAGEOBJ_IMAGE])
-    assert [image.get_px_size()[0] for image in drawn] == [1800, 1800, 1800, 180]
+    assert alt_texts(pdf, "Figure") == words
 
 
-@pytest.mark.parametrize("kind, content, text, images", CELLS)
-def test_a_cell_is_drawn_or_named(tmp_path, kind, content, text, images):
-    (tmp_path / "a.png").write_bytes(NAVY.getvalue())
-    cells = [new_markdown_cell("first"), make_cell(kind, content)]
-    cells += [new_markdown_cell("![](a.png) last")]
-    given = new_notebook(cells=cells), {"metadata": {"name": "a", "path": str(tmp_path)}}
-    if images is None:
-        with pytest.raises(typst.TypstError, match=re.escape(text)) as caught:
-            TypstPDFExporter().from_notebook_node(*given)
-        assert str(caught.value).startswith("a.ipynb, cell 2 (it) cannot be drawn: ")
-    else:
-        pdf = TypstPDFExporter().from_notebook_node(*given)[0]
-        assert pdf_text(pdf) == f"afirst{text}last" and count(pdf) == images + 1
-        assert count(pdf, "PATH") == 0 or "raw" in kind or "<table" in content  # no empty box
+def test_headings_leave_out_no_level(illustrated, tmp_path):
+    kinds = [kind for kind, _ in tags(export(illustrated, tmp_path))]
+    assert [kind for kind in kinds if kind[0] == "H"] == ["H1", "H2", "H3"]
 
 
-def test_latex_says_the_title_once_and_stops_at_what_it_cannot_draw(sample, monkeypatch):
+def test_the_sharper_file_is_drawn(illustrated, tmp_path):
+    widths = []
+    for image in objects(export(illustrated, tmp_path), raw.FPDF_PAGEOBJ_IMAGE):
+        width, _height = image.get_px_size()
+        widths.append(width)
+    assert widths == [1800, 1800, 1800, 180]
+
+
+DETAILS = "<details><summary>More</summary>\n\n*within* $x$\n\n</details>"
+QUESTION = "<!-- BEGIN QUESTION -->\n\nH<sub>2</sub>O <foo>bar</foo>"
+DOLLARS = "so $ x^2 $, $y $, `$ z $` and $5 or $6"
+EQUATION = "\\begin{equation}\nx = 1\n\\end{equation}"
+TABLE = "<table><tr><td>left<td>right</table>"
+VIDEO = "<video src='a.mp4'></video>"
+SCRIPT = "<div></div><script>draw()</script>"
+GONE = "https://example.org/a.png"
+DRAWN = [  # the kind of cell, what it holds, the letters that show it
+    pytest.param("text", TABLE, "leftright", id="table in HTML"),
+    pytest.param("text", DETAILS, "Morewithinx", id="Markdown within HTML"),
+    pytest.param("text", QUESTION, "H2Obar", id="comment and unknown tag"),
+    pytest.param("text", DOLLARS, "sox2,y,$z$and$5or$6", id="dollars"),
+    pytest.param("text", EQUATION, "x=1", id="formula without dollars"),
+    pytest.param("raw", "*raw* <b>text", "*raw*<b>text", id="raw text"),
+    pytest.param("text/html", "<b>bold</b>", "bold", id="HTML output"),
+    pytest.param("text/latex", r"$\displaystyle x^2$", "x2", id="LaTeX output"),
+    pytest.param("text/markdown", "**bold** $ x $", "boldx", id="Markdown output"),
+]
+IMAGES = [
+    pytest.param("text", 'an <img src="a.png"> image', "animage", id="HTML"),
+    pytest.param("image/png", in_base64(NAVY), "", id="output"),
+]
+NOT_DRAWN = [  # the kind of cell, what it holds, the word by which that is named
+    pytest.param("text", "![a](gone.png)", "gone.png", id="missing file"),
+    pytest.param("text", f"![a]({GONE})", GONE, id="image of the web"),
+    pytest.param("text", VIDEO, '<video src="a.mp4">', id="video"),
+    pytest.param("text", r"\cite{a}", r"\cite{a}", id="citation"),
+    pytest.param("text", r"$\unknown{x}$", r"\unknown{x}", id="unknown command of TeX"),
+    pytest.param("text", "a 漢 b", "漢", id="character without a font"),
+    pytest.param("raw text/x-rst", "*a*", "text/x-rst", id="raw reStructuredText"),
+    pytest.param("text/html", SCRIPT, "text/html", id="script"),
+    pytest.param("image/png", "AAAA", "decode", id="broken image"),
+]
+
+
+@pytest.fixture
+def between(tmp_path):
+    """A function: a notebook with a cell between others, the last with an image."""
+    (tmp_path / "a.png").write_bytes(NAVY)
+
+    def make(cell):
+        last = new_markdown_cell("![](a.png) last")
+        return new_notebook(cells=[new_markdown_cell("first"), cell, last])
+
+    return make
+
+
+@pytest.mark.parametrize("kind, content, text", DRAWN)
+def test_a_cell_is_drawn(tmp_path, between, kind, content, text):
+    pdf = export(between(make_cell(kind, content)), tmp_path)
+    assert pdf_text(pdf) == f"afirst{text}last"
+    assert len(objects(pdf, raw.FPDF_PAGEOBJ_IMAGE)) == 1
+    if kind != "raw" and content != TABLE:
+        assert objects(pdf, raw.FPDF_PAGEOBJ_PATH) == []  # no empty box
+
+
+@pytest.mark.parametrize("kind, content, text", IMAGES)
+def test_an_image_is_drawn(tmp_path, between, kind, content, text):
+    pdf = export(between(make_cell(kind, content)), tmp_path)
+    assert pdf_text(pdf) == f"afirst{text}last"
+    assert len(objects(pdf, raw.FPDF_PAGEOBJ_IMAGE)) == 2
+    assert objects(pdf, raw.FPDF_PAGEOBJ_PATH) == []
+
+
+@pytest.mark.parametrize("kind, content, word", NOT_DRAWN)
+def test_a_cell_that_cannot_be_drawn_is_named(tmp_path, between, kind, content, word):
+    with pytest.raises(typst.TypstError, match=re.escape(word)) as caught:
+        export(between(make_cell(kind, content)), tmp_path)
+    assert str(caught.value).startswith("a.ipynb, cell 2 (it) cannot be drawn: ")
+
+
+def test_latex_says_the_title_once_and_stops_at_what_it_cannot_draw(
+    sample, monkeypatch
+):
     monkeypatch.setenv("PATH", os.path.dirname(PANDOC), prepend=os.pathsep)
-    source = LatexExporter().from_notebook_node(sample)[0]
-    assert r"\author{The team\\Ada Løvelace, Zoë O'Brien}" in source and "lostchars=3" in source
-    assert source.count("A title with") == 2 and source.count("Zoë") == 2  # once for the file
+    source, _ = LatexExporter().from_notebook_node(sample)
+    assert r"\author{The team\\Ada Løvelace, Zoë O'Brien}" in source
+    assert "lostchars=3" in source
+    assert source.count("A title with") == 2  # once for the file
+    assert source.count("Zoë") == 2
 
 
 def test_two_notebooks_of_one_name_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["pdf", "a.ipynb", "b/A.ipynb", "--out", str(tmp_path)])
+    command = ["pdf", "a.ipynb", "b/A.ipynb", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
     with refused(ValueError, "two notebooks have one name"):
         exporter.main()
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,1 @@
-import sys
-
-# jsonschema would import it, which takes two seconds, for addresses that no notebook holds.
-sys.modules.setdefault("rfc3987_syntax", None)
+"""Tools of this repository, each a command: `python -m tools.notebook --help`."""

@@ -1,15 +1,16 @@
-"""Load what a notebook defines, without running it: one loader for the tests and the tools.
+"""Load what a notebook defines, by one plain rule: for the tests, and for tools.
 
-Imports, functions and classes run. An assignment to names runs too, within `if` and `try` as well,
-unless its value calls code of the notebook or of a module beside it, calls one of LEFT_OUT, or
-reads a name that was left out: these train, download, plot or wait. A constant, by its UPPER_CASE
-name, may call functions of the notebook. Nothing else runs.
+Of each code cell that parses as a whole, the imports, the functions, the classes and
+the assignments to UPPER_CASE names run, in order, and nothing else. Of these, the
+modules that are imported, decorators, default arguments, the body of a class and the
+value of an upper-case constant are code, and do run. Nothing of a cell that does not
+parse runs, as in Jupyter. This is no jail for other people's code.
 """
 
 import ast
 import contextlib
+import copy
 import re
-import sys
 from pathlib import Path
 
 from IPython.core.inputtransformer2 import TransformerManager
@@ -17,140 +18,149 @@ from IPython.display import display
 
 from tools.files import read_notebook
 
-LEFT_OUT = re.compile(
-    r"EuroSAT|download\w*|load_dataset|hub|fit\w*|train|figure|subplots|sleep|input|_?exit"
-    r"|get_ipython|(pretrained|download)=True|weights=(?!None).*"
-)
-IMPORTS = ast.Import, ast.ImportFrom
-DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+IMPORTS = (ast.Import, ast.ImportFrom)
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
+LEFT_OUT = "left out: only imports, functions, classes and upper-case constants run"
 
 
 class Missing:
-    """In the place of what could not be imported; says so when it is called."""
+    """In the place of what could not be imported: says so when it is used."""
 
     def __init__(self, reason):
         self._reason = reason
 
     def __getattr__(self, name):
-        return object.__getattribute__(self, name) if name.startswith("__") else self
+        return self
 
     def __call__(self, *args, **kwargs):
         raise ModuleNotFoundError(self._reason)
 
 
 def load_definitions(path, guard=contextlib.nullcontext, **given):
-    """The namespace of what a notebook defines, and what failed in loading it, a line each.
+    """(namespace, problems): what a notebook defines, and what failed, a line each.
 
-    `given` sets names, whatever the notebook assigns to them. Each statement runs alone, within
-    `guard()`. namespace["__left_out__"] tells why each name that was not loaded was not.
+    `given` sets names, whatever the notebook sets them to. Each statement runs alone,
+    within `guard()`. namespace["__left_out__"] is a dictionary: why a name is missing.
+    OSError or ValueError if there is no notebook at `path`.
     """
-    loader = Loader(Path(path).resolve(), guard, given)
+    space = {"__name__": Path(path).stem, "__left_out__": {}, "display": display}
+    space.update(given)
+    problems = []
     for number, source in enumerate(codes(path), 1):
-        loader.load(f"cell {number}", source)
-    return loader.space, loader.problems
+        for problem in load_cell(f"cell {number}", source, space, guard, given):
+            if problem not in problems:
+                problems.append(problem)
+    return space, problems
 
 
 def codes(path):
-    """Source of each cell, "" unless it is code; read_notebook says what is no notebook."""
-    return [c.source if c.cell_type == "code" else "" for c in read_notebook(path).cells]
+    """Source of each cell, "" unless it is code; errors as read_notebook's."""
+    cells = read_notebook(path).cells
+    return [cell.source if cell.cell_type == "code" else "" for cell in cells]
 
 
-def parse(source):
-    """(statements, error or None, rest) of a cell: a syntax error costs what follows it."""
-    lines, failed = re.sub(r"\A\s*%%.*", "", source).split("\n"), None
-    for end in range(len(lines), -1, -1):
-        if end in (0, len(lines)) or lines[end][:1].strip():  # where a statement may begin
-            try:
-                text = TransformerManager().transform_cell("\n".join(lines[:end]))  # % and ! lines
-                return ast.parse(text).body, failed, "\n".join(lines[end:])
-            except (SyntaxError, ValueError) as error:
-                failed = failed or error
+def load_cell(cell, source, space, guard, given):
+    """Run the definitions of a cell in `space`; yields what failed, a line each."""
+    left_out = space["__left_out__"]
+    try:
+        statements = parse_cell(source)
+    except Exception as error:  # SyntaxError, or too much for the parser
+        reason = describe(cell, error)
+        names = re.findall(r"^(?:class |def |(?=\w+ *=))(\w+)", source, re.MULTILINE)
+        left_out.update(dict.fromkeys(names, reason))
+        yield reason
+        return
+    for statement in split_imports(statements):
+        names = bound_names(statement)
+        if not may_run(statement):
+            for name in names:
+                left_out.setdefault(name, f"{cell}: {LEFT_OUT}")
+            continue
+        error = run(statement, cell, space, guard)
+        space.update(given)
+        if error is None:
+            continue
+        reason = describe(cell, error)
+        left_out.update(dict.fromkeys(names, reason))
+        if isinstance(statement, IMPORTS):
+            for name in names:
+                space.setdefault(name, Missing(reason))
+        # A constant often needs what did not run: that is no fault of the notebook.
+        if not isinstance(statement, ASSIGNMENTS):
+            yield reason
 
 
-def assigned(node):
-    """Names that a statement sets, other than by importing."""
-    if isinstance(node, DEFINITIONS):
-        return [node.name]
-    parts = [part for root in getattr(node, "targets", [node]) for part in ast.walk(root)]
-    return [p.id for p in parts if isinstance(p, ast.Name) and isinstance(p.ctx, ast.Store)]
+def parse_cell(source):
+    """The statements of a cell as IPython would run them, a list of syntax trees.
+
+    Lines that start with % or ! become calls of get_ipython(), and so does a cell that
+    starts with %%, all of it. Only the body of %%time and %%capture is taken as code of
+    the notebook, which it is. SyntaxError if IPython would not run the cell.
+    """
+    source = re.sub(r"\A\s*%%(time|capture)\b.*", "pass", source)
+    tree = ast.parse(TransformerManager().transform_cell(source))
+    # The compiler refuses what the parser takes, such as `return` outside a function.
+    compile(tree, "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return tree.body
 
 
-class Loader(ast.NodeTransformer):
-    """The namespace as it grows; `visit` puts `pass` in the place of what may not run."""
+def split_imports(statements):
+    """The same statements, but an import for each name that is imported."""
+    for statement in statements:
+        if not isinstance(statement, IMPORTS):
+            yield statement
+            continue
+        for alias in statement.names:
+            single = copy.copy(statement)
+            single.names = [alias]
+            yield single
 
-    def __init__(self, path, guard, given):
-        self.path, self.guard, self.given, self.problems, self.lost = path, guard, given, [], {}
-        self.space = {"__name__": path.stem, "__left_out__": self.lost, "display": display, **given}
 
-    def load(self, cell, source):
-        self.cell, (nodes, error, rest) = cell, parse(source)
-        for node in nodes:
-            self.execute(self.visit(node), assigned(node))
-        if error:
-            where = f"line {getattr(error, 'lineno', '?')}: {getattr(error, 'text', '')}"
-            names = re.findall(r"^(?:def |class |)(\w+)(?=[(:]| *=)", rest, re.MULTILINE)
-            self.note(error, names, True, where)
+def bound_names(statement):
+    """Names that a statement sets, in its branches and loops too."""
+    if isinstance(statement, DEFINITIONS):
+        return [statement.name]
+    if isinstance(statement, ast.Assign):
+        roots = statement.targets
+    elif isinstance(statement, ASSIGNMENTS):
+        roots = [statement.target]
+    else:
+        roots = [statement]
+    names = []
+    for root in roots:
+        for part in ast.walk(root):
+            if isinstance(part, ast.alias):
+                names.append(part.asname or part.name.partition(".")[0])
+            elif isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                names.append(part.id)
+    return names
 
-    def note(self, error, names, is_problem, where=""):
-        """Keep why names were not loaded; other than constants, that is no problem until then."""
-        kind = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
-        reason = " ".join(f"{self.cell}: {kind}{getattr(error, 'msg', error)} {where}".split())
-        self.lost.update(dict.fromkeys(names, reason))
-        if is_problem and reason not in self.problems:
-            self.problems.append(reason)
 
-    def execute(self, node, names):
-        try:
-            with self.guard():
-                module = ast.fix_missing_locations(ast.Module([node], []))
-                exec(compile(module, self.cell, "exec"), self.space)
-        except (Exception, SystemExit) as error:
-            imports = [part for part in ast.walk(node) if isinstance(part, IMPORTS)]
-            for part in imports if isinstance(error, ImportError) else []:
-                for alias in part.names:
-                    self.import_one(type(part)(**{**vars(part), "names": [alias]}))
-            constant = names and all(map(str.isupper, names))
-            self.note(error, names, isinstance(node, DEFINITIONS) or constant)
-        self.space.update(self.given)
+def may_run(statement):
+    """The rule: an import, a definition, or an assignment to UPPER_CASE names alone."""
+    if isinstance(statement, ASSIGNMENTS):
+        names = bound_names(statement)
+        return names != [] and all(name.isupper() for name in names)
+    return isinstance(statement, IMPORTS + DEFINITIONS)
 
-    def import_one(self, node):
-        try:
-            exec(ast.unparse(node), self.space)
-        except Exception as error:
-            self.note(error, [], True)
-            name = node.names[0].asname or node.names[0].name.partition(".")[0]
-            self.space[name] = Missing(self.problems[-1])
 
-    def visit(self, node):
-        names, branch = assigned(node), isinstance(node, ast.If) and self.may_run(node.test)
-        if isinstance(node, (*IMPORTS, *DEFINITIONS, ast.expr)):
-            return node
-        if branch or isinstance(node, (ast.ExceptHandler, ast.Try)):
-            return self.generic_visit(node)
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and names and node.value:
-            is_constant = all(map(str.isupper, names))
-            if not set(names) <= set(self.given) and self.may_run(node.value, is_constant):
-                return node
-        self.note("left out, since it calls the notebook's code, loads or plots", names, False)
-        return ast.Pass()
+def run(statement, cell, space, guard):
+    """Run one statement; the error that it ended with, or None."""
+    module = ast.Module([statement], type_ignores=[])
+    try:
+        with guard():
+            exec(compile(module, cell, "exec"), space)
+    except (Exception, SystemExit) as error:
+        return error
+    return None
 
-    def may_run(self, value, is_constant=False):
-        parts = list(ast.walk(value))
-        names = [part for part in parts if isinstance(part, ast.Name)]
-        bound = {name.id for name in names if isinstance(name.ctx, ast.Store)}
-        stop = {name.id for name in names} & set(self.lost) - set(self.space) - bound
-        for call in (part for part in parts if isinstance(part, ast.Call)):
-            words = re.findall(r"\w+", ast.unparse(call.func))
-            words += [f"{named.arg}={ast.unparse(named.value)}" for named in call.keywords]
-            stop.update(filter(LEFT_OUT.fullmatch, words))
-            stop.update(["own"] if not is_constant and self.is_own(call.func) else [])
-        return isinstance(value, ast.Lambda) or not stop
 
-    def is_own(self, function):
-        """Does a call of this go to code of the notebook, or of a module beside it?"""
-        while isinstance(function, (ast.Attribute, ast.Call, ast.Subscript)):
-            function = getattr(function, "func", getattr(function, "value", None))
-        value = self.space.get(getattr(function, "id", None))
-        home = getattr(value, "__module__", getattr(value, "__name__", None))
-        file = getattr(sys.modules.get(home), "__file__", None)
-        return home == self.path.stem or bool(file) and Path(file).parent == self.path.parent
+def describe(cell, error):
+    """An error in one line, with its cell; a syntax error with its place as well."""
+    message = str(error)
+    if isinstance(error, SyntaxError):
+        message = f"{error.msg} line {error.lineno}"
+        if error.text:
+            message += f": {error.text}"
+    return " ".join(f"{cell}: {type(error).__name__}: {message}".split())

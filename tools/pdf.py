@@ -1,7 +1,9 @@
-"""Export notebooks to PDF without LaTeX: pandoc writes Typst, Typst the PDF. Both are wheels.
+"""Export notebooks to PDF without LaTeX: pandoc writes Typst, Typst the PDF.
 
-python -m tools.pdf NOTEBOOK... [--out FOLDER]              writes FOLDER/NOTEBOOK.pdf, into report/
-jupyter nbconvert --to tools.pdf.TypstPDFExporter NOTEBOOK  the same from the root of the repository
+python -m tools.pdf NOTEBOOK... [--out FOLDER]              writes into report/
+jupyter nbconvert --to tools.pdf.TypstPDFExporter NOTEBOOK  typed beside tools/
+
+Both programs come as wheels. pdf.lua and pdf.typ, beside this file, design the page.
 """
 
 import argparse
@@ -19,148 +21,304 @@ import pypandoc
 import typst
 from nbconvert.exporters import Exporter
 from nbconvert.filters import strip_ansi
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 from tools.files import command, join_streams, read_notebook
+from utils import write_whole
 
-DESIGN, FILTER = (Path(__file__).resolve().with_suffix(kind) for kind in (".typ", ".lua"))
-# The wheel's pandoc, not a newer one of the machine: equal notebooks must give equal bytes.
+FOLDER = Path(__file__).resolve().parent
+DESIGN = FOLDER / "pdf.typ"
+FILTER = FOLDER / "pdf.lua"
+# The wheel's pandoc, not a newer one of the machine: equal notebooks give equal bytes.
 PANDOC = shutil.which("pandoc", path=Path(pypandoc.__file__).parent / "files")
-OFFLINE = os.environ | dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 IPYNB = "ipynb+markdown_in_html_blocks+raw_tex+tex_math_double_backslash"
-# Code and other formulas stay; a formula `x` with spaces inside its dollars is none for pandoc.
-FORMULA = re.compile(r"(`+).*?\1|\\.|\$\$.*?\$\$|\$ *(?P<x>[^$\n]*[^$\s]) *\$(?!\d)", re.DOTALL)
-EMBEDDED = re.compile("<(audio|canvas|embed|iframe|input|object|progress|textarea|video)")
+# A formula in a line, among what may look like one. With spaces inside its dollars it
+# is a formula for Jupyter, but not for pandoc.
+FORMULA = re.compile(
+    r"""
+    (`+).*?\1                                      # code
+    | \\.                                          # an escaped character
+    | \$\$.*?\$\$                                  # a formula of its own
+    | \$[ ]*(?P<formula>[^$\n]*[^$\s])[ ]*\$(?!\d)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+# HTML that a browser draws and pandoc passes on as its source.
+EMBEDDED = re.compile(
+    "<(audio|canvas|embed|iframe|input|object|progress|textarea|video)"
+)
+# In pandoc's tree: HTML or TeX that it has not read.
+UNREAD = re.compile(r'"t":"Raw(Block|Inline)","c":\["(?!typst)')
+
+
+# --- What of a notebook is drawn ------------------------------------------------------
 
 
 def title_block(notebook, name):
-    """Title, by default `name`, team, date and authors; the first cell loses what repeats them."""
-    about = {"team": "", "date": "", "authors": [], **notebook.metadata}
-    block = {key: str(about[key]) for key in ("team", "date")}
-    block["title"] = str(about.get("title") or name)
-    block["authors"] = ", ".join(getattr(a, "name", a) for a in about["authors"])
-    title, team = re.escape(block["title"]), re.escape(f"{block['team']}: {block['authors']}")
-    for cell in notebook.cells[:1]:
-        cell.source = re.sub(rf"\A# {title}\n+({team}\n+)?", "", cell.source)
+    """Title (default: `name`), team, date and authors, of the notebook's metadata.
+
+    The first cell loses the lines that repeat them.
+    """
+    about = notebook.metadata
+    authors = []
+    for author in about.get("authors", []):
+        authors.append(str(getattr(author, "name", author)))
+    title = str(about.get("title", ""))
+    if title == "":
+        title = name
+    block = {
+        "title": title,
+        "team": str(about.get("team", "")),
+        "date": str(about.get("date", "")),
+        "authors": ", ".join(authors),
+    }
+    if notebook.cells:
+        first = notebook.cells[0]
+        team = f"{block['team']}: {block['authors']}"
+        repeated = rf"\A# {re.escape(title)}\n+({re.escape(team)}\n+)?"
+        first.source = re.sub(repeated, "", first.source)
     return block
 
 
+def content_of(output):
+    """{media type: content} of an output; a print and an error are plain text."""
+    if output.get("data"):
+        return dict(output.data)
+    if output.get("text"):
+        return {"text/plain": output.text}
+    return {"text/plain": "\n".join(output.get("traceback", []))}
+
+
 def best_form(output):
-    """(type, content) of the form of an output that a page shows best; TypstError if none."""
-    text = output.get("text") or "\n".join(output.get("traceback", []))
-    data = dict(output.get("data") or {"text/plain": text})
-    if len(data) > 1 and re.fullmatch(r"<[\w.]+ object.*>", data.get("text/plain", "")):
-        del data["text/plain"]  # a name; the content is in the other forms
-    if "<script" in data.get("text/html", ""):
-        del data["text/html"]  # drawn in a browser
-    images = sorted(kind for kind in data if kind.startswith("image/"))
-    for kind in [*images, "text/markdown", "text/latex", "text/plain", "text/html"]:
-        if kind in data:
-            return kind, data[kind]
+    """(media type, content) that a page shows best; TypstError if it can show none."""
+    content = content_of(output)
+    text = content.get("text/plain", "")
+    is_name = re.fullmatch(r"<[\w.]+ object.*>", text)
+    if is_name and len(content) > 1:
+        del content["text/plain"]  # the content is in the other forms
+    if "<script" in content.get("text/html", ""):
+        del content["text/html"]  # drawn in a browser
+    images = sorted(kind for kind in content if kind.startswith("image/"))
+    texts = ["text/markdown", "text/latex", "text/plain", "text/html"]
+    for kind in [*images, *texts]:
+        if kind in content:
+            return kind, content[kind]
     raise typst.TypstError(f"an output of the type {', '.join(output['data'])}")
 
 
-def parts(cell, number, figures):
-    """The cell as cells that pandoc draws: code with texts, images, HTML; Markdown with TeX."""
-    about = cell.metadata
-    kind = about.get("format") or about.get("raw_mimetype") or "text/plain"
-    if cell.cell_type == "markdown" or kind == "typst":
+def drawable_cells(cell, number, figures):
+    """The cell as cells that pandoc draws.
+
+    Code with its texts, images and HTML; each output in Markdown or LaTeX is a cell of
+    its own. `number` is the cell's, `figures` {SHA-256: PNG} the sharper images.
+    """
+    if cell.cell_type == "markdown":
         return [cell]
-    outputs = cell.get("outputs", [{"data": {kind: cell.source}}])  # of a raw cell: itself
-    is_shown = cell.cell_type == "code" and "remove-input" not in about.get("tags", [])
-    shown = [new_code_cell(cell.source if is_shown else "")]
-    captions = re.finditer("^Fig.*", "".join(output.get("text", "") for output in outputs), re.M)
+    if cell.cell_type == "raw":
+        kind = raw_format(cell)
+        if kind == "typst":
+            return [cell]
+        source = ""
+        outputs = [NotebookNode(data={kind: cell.source})]
+    else:
+        tags = cell.metadata.get("tags", [])
+        is_hidden = isinstance(tags, list) and "remove-input" in tags
+        source = "" if is_hidden else cell.source
+        outputs = cell.outputs
+    prints = "".join(output.get("text", "") for output in outputs)
+    captions = iter(re.findall("^Fig.*", prints, re.MULTILINE))
+    cells = [new_code_cell(source)]
     for output in outputs:
-        (kind, content), about = best_form(output), output.get("metadata", {})
+        kind, content = best_form(output)
         if kind in ("text/markdown", "text/latex"):
-            shown += [new_markdown_cell(content), new_code_cell()]
+            cells.append(new_markdown_cell(content))
+            cells.append(new_code_cell())
         elif kind == "text/plain":
-            text = new_output("stream", text=strip_ansi(content).rstrip("\n") + "\n")
-            shown[-1].outputs = join_streams([*shown[-1].outputs, text])
-        else:  # an image that says nothing of itself has its printed caption as alt text
-            alt, caption = about.get(kind, {}), next(captions, [f"output of cell {number}"])[0]
-            alt = {**alt, "alt": alt.get("alt") or caption}
-            data = {kind: figures.get(about.get("figure"), content)}
-            shown[-1].outputs.append(new_output("display_data", data, metadata={kind: alt}))
-    return shown
+            text = strip_ansi(content).rstrip("\n") + "\n"
+            printed = new_output("stream", text=text)
+            cells[-1].outputs = join_streams([*cells[-1].outputs, printed])
+        else:
+            caption = next(captions, f"output of cell {number}")
+            image = described_image(output, kind, content, caption, figures)
+            cells[-1].outputs.append(image)
+    return cells
 
 
-def pandoc(content, reader, writer, folder, *options):
-    """What pandoc writes in the language `writer`; TypstError names what it would leave out."""
+def raw_format(cell):
+    """The media type of a raw cell, or another name for its language."""
+    for key in ("format", "raw_mimetype"):
+        if cell.metadata.get(key):
+            return str(cell.metadata[key])
+    return "text/plain"
+
+
+def described_image(output, kind, content, caption, figures):
+    """An output with one image, or with HTML, and an alt text; at worst the caption."""
+    about = output.get("metadata", {})
+    described = {**about.get(kind, {})}
+    if not described.get("alt"):
+        described["alt"] = caption
+    sharper = figures.get(str(about.get("figure")), content)
+    return new_output("display_data", {kind: sharper}, metadata={kind: described})
+
+
+def without_spaces(match):
+    """A match of FORMULA, a formula without the spaces inside its dollars."""
+    if match["formula"]:
+        return f"${match['formula']}$"
+    return match[0]
+
+
+def read_figures(folder):
+    """{SHA-256: PNG in base64} of the images in the folder figures/ below `folder`."""
+    figures = {}
+    for path in Path(folder, "figures").glob("*.png"):
+        content = path.read_bytes()
+        name = hashlib.sha256(content).hexdigest()
+        figures[name] = base64.b64encode(content).decode()
+    return figures
+
+
+# --- How it is drawn ------------------------------------------------------------------
+
+
+def pandoc(text, reader, writer, folder, *options):
+    """`text` in the language `writer`; TypstError names what pandoc would leave out."""
     log = Path(folder, "log.json")
-    command = [PANDOC, f"--from={reader}", f"--to={writer}", f"--log={log}", "--extract-media=."]
-    told = {"input": content, "encoding": "utf-8", "cwd": folder, "env": OFFLINE}
-    done = subprocess.run([*command, *options], **told, capture_output=True, check=True)
-    for message in json.loads(log.read_text("utf-8")):
-        text = message.get("contents", message["pretty"])
-        text = text if isinstance(text, str) else text["c"][1]
-        if re.match("CouldNot|.*NotRendered", message["type"]) or EMBEDDED.match(text):
-            raise typst.TypstError(text.partition("\n")[0])
+    languages = [f"--from={reader}", f"--to={writer}"]
+    done = subprocess.run(
+        [PANDOC, *languages, f"--log={log}", "--extract-media=.", *options],
+        input=text,
+        encoding="utf-8",
+        cwd=folder,
+        env={**os.environ, **NO_NETWORK},
+        capture_output=True,
+    )
+    if done.returncode != 0:
+        raise typst.TypstError(" ".join(done.stderr.split()))
+    for message in json.loads(log.read_text(encoding="utf-8")):
+        check_message(message)
     return done.stdout
 
 
+def check_message(message):
+    """TypstError if a message of pandoc's log says that something is not drawn."""
+    text = message.get("contents", message["pretty"])
+    if isinstance(text, dict):  # a raw part of pandoc's tree
+        _language, text = text["c"]
+    is_left_out = re.match("CouldNot|.*NotRendered", message["type"])
+    if is_left_out or EMBEDDED.match(text):
+        first_line, *_ = text.split("\n")
+        raise typst.TypstError(first_line)
+
+
 def draw(cells, block, path):
-    """The PDF of cells, with images that lie in the folder `path`; TypstError if it lacks any."""
-    files = (file.read_bytes() for file in Path(path, "figures").glob("*.png"))
-    figures = {hashlib.sha256(f).hexdigest(): base64.b64encode(f).decode() for f in files}
-    shown = [part for n, cell in enumerate(cells, 1) for part in parts(cell, n, figures)]
+    """The PDF of cells, with images of the folder `path`; TypstError if it fails."""
+    figures = read_figures(path)
+    shown = []
+    for number, cell in enumerate(cells, 1):
+        shown += drawable_cells(cell, number, figures)
     for cell in shown:
         if cell.cell_type == "markdown":
-            cell.source = FORMULA.sub(lambda m: f"${m['x']}$" if m["x"] else m[0], cell.source)
+            cell.source = FORMULA.sub(without_spaces, cell.source)
     with tempfile.TemporaryDirectory() as folder:
-        book = json.dumps(new_notebook(cells=shown))
-        tree = pandoc(book, IPYNB, "json", folder, "--sandbox")
-        if re.search(r'"t":"Raw(Block|Inline)","c":\["(?!typst)', tree):  # read HTML as browsers do
-            plain = "--sandbox", "--mathjax", "--syntax-highlighting=none"
-            page = pandoc(tree, "json", "html", folder, *plain)
-            tree = pandoc(page, "html+tex_math_single_backslash", "json", folder, "--sandbox")
-        options = f"--resource-path={Path(path).resolve()}", f"--lua-filter={FILTER}"
-        body = pandoc(tree, "json", "typst", folder, *options, "--syntax-highlighting=idiomatic")
         source = Path(folder, "notebook.typ")
+        body = typst_source(shown, path, folder)
         source.write_text(DESIGN.read_text(encoding="utf-8") + body, encoding="utf-8")
-        # For screen readers; the standard makes a missing glyph an error, not an empty box.
-        options = {"ignore_system_fonts": True, "pdf_standards": "ua-1"}
-        return typst.compile(source, sys_inputs={"block": json.dumps(block)}, **options)
+        return typst.compile(
+            source,
+            sys_inputs={"block": json.dumps(block)},
+            ignore_system_fonts=True,
+            # For screen readers. It also makes a missing glyph an error, not a box.
+            pdf_standards="ua-1",
+        )
+
+
+def typst_source(cells, path, folder):
+    """The cells in Typst, without the design; their images are written to `folder`."""
+    # Not new_notebook, which refuses ids and metadata that no page shows.
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    tree = pandoc(json.dumps(notebook), IPYNB, "json", folder, "--sandbox")
+    if UNREAD.search(tree):
+        tree = read_html(tree, folder)
+    return pandoc(
+        tree,
+        "json",
+        "typst",
+        folder,
+        f"--resource-path={Path(path).resolve()}",
+        f"--lua-filter={FILTER}",
+        "--syntax-highlighting=idiomatic",
+    )
+
+
+def read_html(tree, folder):
+    """pandoc's tree with the HTML in it read as a browser reads it: as a whole page."""
+    plain = ["--sandbox", "--mathjax", "--syntax-highlighting=none"]
+    page = pandoc(tree, "json", "html", folder, *plain)
+    reader = "html+tex_math_single_backslash"
+    return pandoc(page, reader, "json", folder, "--sandbox")
+
+
+def export(notebook, name, path):
+    """The PDF's bytes of a notebook with this name that lies in the folder `path`.
+
+    TypstError names a cell that cannot be drawn.
+    """
+    block = title_block(notebook, name)
+    try:
+        return draw(notebook.cells, block, path)
+    except typst.TypstError:
+        draw_each_cell(notebook, name, path, block)
+        raise
+
+
+def draw_each_cell(notebook, name, path, block):
+    """Draw each cell alone; TypstError names the one that cannot be drawn."""
+    for number, cell in enumerate(notebook.cells, 1):
+        try:
+            draw([cell], block, path)
+        except typst.TypstError as error:
+            where = f"{name}.ipynb, cell {number} ({cell.get('id', 'no id')})"
+            advice = "use Markdown or an image instead"
+            text = f"{where} cannot be drawn: {error}; {advice}"
+            raise typst.TypstError(text) from error
 
 
 class TypstPDFExporter(Exporter):
-    """Notebook -> PDF through pandoc and Typst; pdf.typ beside this file designs the page."""
+    """export() for nbconvert."""
 
     file_extension = ".pdf"
     output_mimetype = "application/pdf"
     export_from_notebook = "PDF via Typst"
 
     def from_notebook_node(self, nb, resources=None, **kwargs):
-        """The PDF's bytes, and the resources; TypstError names a cell that cannot be drawn."""
+        """The PDF's bytes, and nbconvert's resources; TypstError as in export."""
         notebook, resources = super().from_notebook_node(nb, resources, **kwargs)
         about = {"name": "notebook", "path": "", **resources.get("metadata", {})}
-        block = title_block(notebook, about["name"])
-        try:
-            return draw(notebook.cells, block, about["path"]), resources
-        except typst.TypstError:
-            for number, cell in enumerate(notebook.cells, 1):
-                try:
-                    draw([cell], block, about["path"])
-                except typst.TypstError as error:
-                    name = f"{about['name']}.ipynb, cell {number} ({cell.get('id', 'no id')})"
-                    text = f"{name} cannot be drawn: {error}; use Markdown or an image instead"
-                    raise typst.TypstError(text) from error
-            raise
+        return export(notebook, about["name"], about["path"]), resources
 
 
 def main():
-    parser = argparse.ArgumentParser("python -m tools.pdf", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.pdf",
+        description="Export notebooks to PDF without LaTeX.",
+    )
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER")
     arguments = parser.parse_args()
-    targets = [arguments.out / f"{path.stem}.pdf" for path in arguments.notebooks]
-    if len({str(target).lower() for target in targets}) < len(targets):
-        raise ValueError("two notebooks have one name: export them into two folders with --out")
+    names = [path.stem.lower() for path in arguments.notebooks]
+    for name in names:
+        if names.count(name) > 1:
+            advice = "export them into two folders with --out"
+            raise ValueError(f"two notebooks have one name, {name}: {advice}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path, target in zip(arguments.notebooks, targets, strict=True):
-        about = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-        pdf, _ = TypstPDFExporter().from_notebook_node(read_notebook(path), about)
-        target.write_bytes(pdf)
+    for path in arguments.notebooks:
+        target = arguments.out / f"{path.stem}.pdf"
+        pdf = export(read_notebook(path), path.stem, path.parent)
+        write_whole(target, pdf)
         print(f"wrote {target}")
 
 

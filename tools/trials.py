@@ -1,71 +1,248 @@
-"""Run named trials of the settings in ps2_eurosat.ipynb; append them to report/trials.json.
+"""Train a network of ps2_eurosat.ipynb with other settings, and put it on record.
 
-python -m tools.trials NAME...
+python -m tools.trials NETWORK [NAME=VALUE]...
 
-A trial changes the notebook's settings, trains with each of its seeds on the published train list
-or its first images, and is judged on the validation list. The test list is never read.
+NETWORK is own (MyCNNModel with the notebook's recipe), own-not-whitened or pretrained.
+NAME is a setting of trainer.SETTINGS, images (so many of the train list, from its
+start) or seeds (joined by commas). VALUE is a number, None, or the name of a function
+or class: of the notebook, else of torch.nn or torch.optim. For example
+
+python -m tools.trials own epochs=5 images=2000 optimizer=AdamW seeds=42,43,44
+
+Each seed trains on the published train list and is judged on the validation list; the
+test list is never read. The trial becomes a row of report/trials.json.
 """
 
 import argparse
-import json
-from pathlib import Path
+from typing import NamedTuple
 
 from torch.utils.data import Subset
 
 import utils
+from eurosat import load_eurosat, split_eurosat
+from results import LEDGER, json_text, read_json
 from tools.definitions import load_definitions
 from tools.files import command, commit
+from trainer import SETTINGS, Trainer, describe, settings
+from utils import whole_number, write_whole
 
-LEDGER = Path("report/trials.json")
-SEEDS = [42, 43, 44]
-SHORT = {"model": "own", "seeds": SEEDS, "images": 2000, "epochs": 5}
-# Of the settings, a text may name a function of the notebook. "own" is the recipe for MyCNNModel.
-TRIALS = {
-    "short": SHORT,
-    "three-epochs": {"model": "own", "seeds": SEEDS[:1], "epochs": 3},
-    "short-10-epochs": SHORT | {"epochs": 10},
-    "short-adamw": SHORT | {"optimizer": "AdamW", "learning_rate": 0.002},
-    "short-no-average": SHORT | {"ema_decay": 0.0},
-    "short-no-augmentation": SHORT | {"augment": None},
-    "short-not-whitened": SHORT | {"model": "own, not whitened"},
+NOTEBOOK = "ps2_eurosat.ipynb"
+CHANGEABLE = [name for name in SETTINGS if name != "seed"]
+CALLED = {  # settings that are functions, and how the Trainer calls them
+    "augment": "augment(images, generator)",
+    "transform": "transform(images)",
 }
 
 
-def trial(name, part2, train, validation):
-    """The row of the ledger for the trial `name`: what was run, and the accuracy of each seed."""
-    changes = dict(TRIALS[name])
-    model, seeds = changes.pop("model"), changes.pop("seeds")
-    train = Subset(train, range(len(train))[: changes.pop("images", None)])
-    cfg = {k: part2.get(v, v) if isinstance(v, str) else v for k, v in changes.items()}
+# --- Networks -------------------------------------------------------------------------
+
+
+def own(part2, train, seed, changes):
+    """The trainer of MyCNNModel with the recipe, its first layer whitened."""
+    cfg = part2["recipe"](train, seed=seed, **changes)
+    return part2["tuned_trainer"](train, cfg)
+
+
+def own_not_whitened(part2, train, seed, changes):
+    """The same with a first layer that starts at random."""
+    cfg = part2["recipe"](train, seed=seed, **changes)
+    return Trainer(part2["new_model"](seed), cfg)
+
+
+def pretrained(part2, train, seed, changes):
+    """The trainer of the pretrained network."""
+    return part2["fine_tuner"](seed, **changes)
+
+
+NETWORKS = {
+    "own": own,
+    "own-not-whitened": own_not_whitened,
+    "pretrained": pretrained,
+}
+
+
+# --- The command line -----------------------------------------------------------------
+
+
+def split_words(words):
+    """{NAME: VALUE}, texts, of words NAME=VALUE; ValueError if one is not of use."""
+    allowed = ", ".join([*CHANGEABLE, "images", "seeds"])
+    given = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is no NAME=VALUE; the names are {allowed}")
+        if name == "seed":
+            raise ValueError(f"{word!r} sets one seed: give seeds={text} in its place")
+        if name not in [*CHANGEABLE, "images", "seeds"]:
+            raise ValueError(f"there is no setting {name!r}; the names are {allowed}")
+        if name in given:
+            raise ValueError(f"{name} is given twice")
+        given[name] = text
+    return given
+
+
+def read_number(text):
+    """The number that a text stands for; the text itself if it stands for none."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def read_seeds(text):
+    """The seeds in a text such as 42,43,44; ValueError if it holds anything else."""
+    seeds = []
+    for part in text.split(","):
+        seed = settings({"seed": read_number(part)})["seed"]
+        if seed in seeds:
+            raise ValueError(f"seeds={text}: {seed} stands there twice")
+        seeds.append(seed)
+    return seeds
+
+
+def read_setting(name, text, part2):
+    """The value of a setting for a text; ValueError says what is allowed."""
+    value = read_number(text)
+    if text == "None":
+        value = None
+    if text in names_of(part2):
+        value = part2[text]
+    if name in CALLED and value is not None and not callable(value):
+        known = f"None or a function of {NOTEBOOK} that works as {CALLED[name]}"
+        raise ValueError(f"{name} must be {known}, not {text!r}")
+    try:
+        settings({name: value})
+    except ValueError as error:
+        raise ValueError(f"{name}={text}: {error}") from error
+    return value
+
+
+def names_of(part2):
+    """The names of the notebook's own functions and classes."""
+    names = []
+    for name, value in part2.items():
+        if getattr(value, "__module__", "") == part2["__name__"]:
+            names.append(name)
+    return names
+
+
+# --- A trial --------------------------------------------------------------------------
+
+
+class Trial(NamedTuple):
+    """What a command line asks for; `images` is None for all of the train list."""
+
+    network: str
+    seeds: list
+    images: int | None
+    typed: dict  # of the settings, as texts
+    changes: dict  # the same as values
+
+
+def read_trial(network, given, part2):
+    """The Trial of {NAME: VALUE}, texts; ValueError if one is not of use."""
+    typed = dict(given)
+    seeds = read_seeds(typed.pop("seeds", "42"))
+    images = None
+    if "images" in typed:
+        images = whole_number("images", read_number(typed.pop("images")))
+    changes = {name: read_setting(name, text, part2) for name, text in typed.items()}
+    return Trial(network, seeds, images, typed, changes)
+
+
+def run_trial(trial, part2, train, validation):
+    """Train with each of the seeds; the row of the ledger.
+
+    ValueError if there are not so many images; RuntimeError if a training fails.
+    """
+    images = len(train)
+    if trial.images is not None:
+        images = whole_number("images", trial.images, 1, len(train))
+    train = Subset(train, range(images))
     accuracies = []
-    for seed in seeds:
-        settings = part2["recipe"](train, seed=seed, **cfg)
-        if model == "own":
-            trainer = part2["tuned_trainer"](train, settings)
-        else:
-            trainer = utils.Trainer(part2["new_model"](seed), settings)
-        trainer.train(part2["rotated_copy"](train, seed), f"{name}, seed {seed}")
-        accuracies.append(trainer.test(validation)[1][-1])
-        print(f"{name}, seed {seed}: {accuracies[-1]:.2%} on the validation list", flush=True)
-    row = {"name": name, "model": model, "images": len(train), "seeds": seeds, "changes": changes}
-    return row | {"validation_accuracy": accuracies, "commit": commit()[:7]}
+    for seed in trial.seeds:
+        label = f"{trial.network}, seed {seed}"
+        print(f"{label}: training on {images:,} images", flush=True)
+        try:
+            trainer = NETWORKS[trial.network](part2, train, seed, trial.changes)
+            trainer.train(part2["rotated_copy"](train, seed), label)
+            _, reached = trainer.test(validation)
+        except Exception as error:  # what a setting can break is of many kinds
+            reason = str(error).partition("\n")[0]
+            cause = f"{type(error).__name__}: {reason}"
+            raise RuntimeError(f"{label}: training failed with {cause}") from error
+        accuracies.append(reached[-1])
+        print(f"{label}: {reached[-1]:.2%} on the validation list", flush=True)
+    used = {}
+    for name in CHANGEABLE:
+        text = describe(trainer.cfg[name])
+        used[name] = text.removesuffix(" []")  # an empty list of what a value hides
+    model = trial.network
+    if model == "pretrained":
+        model = f"pretrained {part2['PRETRAINED']}"
+    return {
+        "model": model,
+        "images": images,
+        "seeds": trial.seeds,
+        "changes": trial.typed,
+        "settings": used,
+        "validation_accuracy": accuracies,
+        "commit": commit()[:7],
+    }
+
+
+def load_published():
+    """EuroSAT with its published lists; ValueError if some of it is missing."""
+    data = load_eurosat()
+    if data.note or not data.lists:
+        needed = "the images of EuroSAT and their published lists are needed"
+        raise ValueError(f"{needed}: set EUROSAT_ROOT, see README.md")
+    return data
+
+
+def read_ledger():
+    """The ledger; ValueError if the file is none."""
+    try:
+        ledger = read_json(LEDGER)
+    except ValueError as error:
+        raise ValueError(f"{LEDGER} is no JSON: {error}") from error
+    if "trials" not in ledger:
+        raise ValueError(f"{LEDGER} has no list of trials")
+    return ledger
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="+", choices=TRIALS, metavar="NAME", help=", ".join(TRIALS))
-    names = parser.parse_args().names
-    part2, _ = load_definitions("ps2_eurosat.ipynb", SEED=SEEDS[0])
-    data = utils.load_eurosat()
-    if data.note or not data.lists:
-        raise SystemExit("Trials need the images and their published lists: set EUROSAT_ROOT.")
-    split = utils.split_eurosat(data)
-    train, validation = (Subset(data, split[part]) for part in ("train", "val"))
-    for name in names:
-        row = trial(name, part2, train, validation)
-        ledger = json.loads(LEDGER.read_text("utf-8"))
-        ledger["trials"].append(row)
-        LEDGER.write_text(json.dumps(ledger, indent=1) + "\n", "utf-8")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.trials",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("network", metavar="NETWORK")
+    parser.add_argument("words", nargs="*", metavar="NAME=VALUE")
+    arguments = parser.parse_args()
+    network = arguments.network
+    if network not in NETWORKS:
+        known = ", ".join(NETWORKS)
+        raise ValueError(f"the first word names a network, {known}, not {network!r}")
+    given = split_words(arguments.words)
+    read_ledger()  # a fault in it is better found now than after hours
+    utils.set_up()
+    part2, problems = load_definitions(NOTEBOOK)
+    if problems:
+        raise ValueError(f"{NOTEBOOK}: {problems[0]}")
+    trial = read_trial(network, given, part2)
+    data = load_published()
+    split = split_eurosat(data)
+    train = Subset(data, split["train"])
+    validation = Subset(data, split["val"])
+    row = run_trial(trial, part2, train, validation)
+    ledger = read_ledger()
+    ledger["trials"].append(row)
+    write_whole(LEDGER, json_text(ledger))
+    print(f"{LEDGER} holds {len(ledger['trials'])} trials")
 
 
 if __name__ == "__main__":
