@@ -46,6 +46,7 @@ FIFTHS = {  # without the lists: the number in a file's name, modulo 5
     "val": (1,),
     "test": (0,),
 }
+LARGEST_FLOAT = 32  # far above normalised images, far below most of 0 to 255
 DOWNLOAD_TIMEOUT = 20  # seconds: a network that never answers is none
 
 
@@ -79,9 +80,16 @@ class ImageDataset(Dataset):
 
 
 def scale(images):
-    """Images as float32 in [0, 1]: bytes are divided by 255, floats stay."""
-    if images.dtype == torch.uint8:
+    """Images as float32: whole numbers are divided by 255, floats stay.
+
+    Floats may be normalised, so that some are below 0 or above 1. ValueError if they
+    are from 0 to 255, which no network here is trained for.
+    """
+    if not images.is_floating_point():
         return images.float() / 255
+    if images.numel() > 0 and images.max() > LARGEST_FLOAT:
+        found = f"images of {images.dtype} are up to {images.max():.4g}"
+        raise ValueError(f"{found}: divide them by 255, or give them as bytes")
     return images.float()
 
 

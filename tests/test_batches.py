@@ -4,6 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, random_split
 from torchvision.datasets import ImageFolder
 
@@ -18,6 +19,7 @@ from eurosat import (
     unwrap,
 )
 from tests.helpers import TinyData, refused
+from trainer import Trainer
 
 LABELS = [0] * 9 + [1] * 6 + [2] * 5  # as TinyData's
 SOME = torch.tensor([19, 3, 3, 0])
@@ -319,6 +321,36 @@ def test_a_batch_is_the_same_in_every_form(data):
     X, Y = get_batch(nested, torch.tensor([1, 0]))
     assert torch.equal(scale(X), images()[[3, 19]] / 255)
     assert Y.tolist() == [0, 2]
+
+
+WHOLE_NUMBERS = [torch.uint8, torch.int16, torch.int32, torch.int64]
+
+
+@pytest.mark.parametrize("kind", WHOLE_NUMBERS)
+def test_whole_numbers_are_divided_by_255(kind):
+    assert torch.equal(scale(images().to(kind)), images() / 255)
+
+
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_floats_stay_and_those_up_to_255_are_refused(kind):
+    normalised = (images() / 255 * 12 - 6).to(kind)
+    assert torch.equal(scale(normalised), normalised.float())
+    assert scale(normalised[:0]).shape == (0, *normalised.shape[1:])
+    with refused(ValueError, "are up to 25", "divide them by 255", str(kind)):
+        scale(images().to(kind))
+
+
+def test_a_trainer_refuses_floats_up_to_255():
+    data = TensorDataset(images().float(), torch.tensor(LABELS))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 3))
+    trainer = Trainer(model, {"epochs": 1}, "cpu")
+    with refused(ValueError, "divide them by 255"):
+        trainer.train(data)
+    with refused(ValueError, "divide them by 255"):
+        trainer.predict(data)
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float64])

@@ -18,7 +18,6 @@ from ipykernel.kernelspec import get_kernel_dict
 from nbconvert.exporters import ScriptExporter
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tests.helpers import lower_limit
 from tools import check, definitions, notebook, pdf, tune
 from tools.files import command, read_notebook
 from utils import write_whole
@@ -444,46 +443,6 @@ def test_a_file_is_written_whole_through_a_link(tmp_path):
     write_whole(link, b"\0")
     assert target.read_bytes() == b"\0"
     assert sorted(os.listdir(tmp_path)) == ["link", "target"]
-
-
-def run_on_a_full_disk(size, *command):
-    """Run a tool that can write no file longer than `size` bytes; what it says."""
-
-    def limit():
-        import resource  # not there on Windows
-
-        lower_limit(resource.RLIMIT_FSIZE, size)
-
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    return done.stderr
-
-
-def test_a_full_disk_leaves_the_notebook_that_was_there(tmp_path):
-    path = tmp_path / "a.ipynb"
-    write_codes(path, "print('x' * 200_000)")
-    before = path.read_bytes()
-    told = run_on_a_full_disk(100_000, "tools.notebook", path)
-    assert told.startswith(f"stopped: {path} could not be written")
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["a.ipynb"]
-
-
-def test_a_full_disk_leaves_the_pdf_that_was_there(tmp_path):
-    write_codes(tmp_path / "a.ipynb", "print('x')")
-    target = tmp_path / "a.pdf"
-    target.write_text("of before")
-    told = run_on_a_full_disk(
-        10_000, "tools.pdf", tmp_path / "a.ipynb", "--out", tmp_path
-    )
-    assert told.startswith(f"stopped: {target} could not be written")
-    assert target.read_text() == "of before"
-    assert sorted(os.listdir(tmp_path)) == ["a.ipynb", "a.pdf"]
 
 
 @pytest.mark.parametrize("module", [notebook, check, pdf, tune])

@@ -116,7 +116,8 @@ def test_views_are_averaged_as_probabilities(make_trainer, views):
 def test_scores_stay_finite_where_a_probability_vanishes(views):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
     nn.init.eye_(model[1].weight)
-    X = 1e5 * torch.eye(3).reshape(3, 3, 1, 1)
+    model[1].weight.data *= 1e5
+    X = torch.eye(3).reshape(3, 3, 1, 1)
     data = TensorDataset(X, torch.tensor([1, 2, 0]))
     tested = Trainer(model, {}, "cpu")
     for tta in (None, views):

@@ -10,7 +10,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
@@ -21,7 +20,7 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 import utils
-from tests.helpers import Harm, at_most, refused
+from tests.helpers import Harm, refused
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -206,47 +205,6 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, place):
     path = tmp_path / place
     with refused(OSError, f"{path} could not be written"):
         utils.write_whole(path, "text")
-
-
-@contextlib.contextmanager
-def full_disk(size=1000):
-    """In this block no file can have more than so many bytes, as on a full disk."""
-    resource = pytest.importorskip("resource")  # not on Windows
-    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    size = at_most(resource.RLIMIT_FSIZE, size)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
-
-
-def write_bytes(path):
-    utils.write_whole(path, b"a" * 2000)
-
-
-def write_text(path):
-    utils.write_whole(path, "ü" * 600)
-
-
-def write_state(path):
-    utils.save_state(path, "some", {"a": torch.zeros(600)})
-
-
-def write_figure(path):
-    fig, ax = plt.subplots()
-    ax.plot([1, 2])
-    utils.show_figure(fig, path, "A line.", "A line that rises.")
-
-
-@pytest.mark.parametrize("write", [write_bytes, write_text, write_state, write_figure])
-def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, write):
-    path = tmp_path / "file"
-    path.write_text("before")
-    with full_disk(), refused(OSError, f"{path} could not be written"):
-        write(path)
-    assert path.read_text() == "before"
-    assert os.listdir(tmp_path) == ["file"]
 
 
 # --- States ---------------------------------------------------------------------------

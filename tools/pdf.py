@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -185,7 +186,10 @@ def read_figures(folder):
 
 
 def pandoc(text, reader, writer, folder, *options):
-    """`text` in the language `writer`; TypstError names what pandoc would leave out."""
+    """`text` in the language `writer`; TypstError names what pandoc would leave out.
+
+    OSError if the disk is full, or the process is killed.
+    """
     log = Path(folder, "log.json")
     languages = [f"--from={reader}", f"--to={writer}"]
     done = subprocess.run(
@@ -196,8 +200,13 @@ def pandoc(text, reader, writer, folder, *options):
         env={**os.environ, **NO_NETWORK},
         capture_output=True,
     )
+    told = " ".join(done.stderr.split())
+    if done.returncode < 0:
+        told = signal.strsignal(-done.returncode)
+    if done.returncode < 0 or "resource exhausted" in told:
+        raise OSError(f"pandoc was stopped: {told}")  # no cell is to blame
     if done.returncode != 0:
-        raise typst.TypstError(" ".join(done.stderr.split()))
+        raise typst.TypstError(told)
     for message in json.loads(log.read_text(encoding="utf-8")):
         check_message(message)
     return done.stdout
