@@ -503,6 +503,14 @@ def test_a_cell_that_cannot_be_drawn_is_named(tmp_path, between, kind, content, 
     assert str(caught.value).startswith("a.ipynb, cell 2 (it) cannot be drawn: ")
 
 
+def test_cells_that_cannot_be_drawn_together_are_named():
+    """Where HTML is read as a page, Typst of a raw cell has no place in it."""
+    cells = [make_cell("raw typst", "#strong[one]"), make_cell("text", "<b>two</b>")]
+    words = "a.ipynb cannot be drawn as a whole: #strong[one]"
+    with refused(typst.TypstError, words):
+        export(new_notebook(cells=cells))
+
+
 FORMULAS = [  # formulas that show Q and Z, each once
     r"\frac{Q}{Z} \dfrac{1}{2} \binom 34",
     r"\begin{array}{l|r}\hline Q & Z \\ \hline\end{array}",

@@ -367,14 +367,15 @@ def read_html(tree, folder):
 def export(notebook, name, path):
     """The PDF's bytes of a notebook with this name that lies in the folder `path`.
 
-    TypstError names a cell that cannot be drawn.
+    TypstError names a cell that cannot be drawn, or the file if each cell alone can.
     """
     block = title_block(notebook, name)
     try:
         return draw(notebook.cells, block, path)
-    except typst.TypstError:
+    except typst.TypstError as error:
         draw_each_cell(notebook, name, path, block)
-        raise
+        text = f"{name}.ipynb cannot be drawn as a whole: {error}"
+        raise typst.TypstError(text) from error
 
 
 def draw_each_cell(notebook, name, path, block):
