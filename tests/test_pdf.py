@@ -505,7 +505,7 @@ def test_a_cell_that_cannot_be_drawn_is_named(tmp_path, between, kind, content, 
 
 def test_cells_that_cannot_be_drawn_together_are_named():
     """Where HTML is read as a page, Typst of a raw cell has no place in it."""
-    cells = [make_cell("raw typst", "#strong[one]"), make_cell("text", "<b>two</b>")]
+    cells = [make_cell("raw typst", "#strong[one]"), new_markdown_cell("<b>two</b>")]
     words = "a.ipynb cannot be drawn as a whole: #strong[one]"
     with refused(typst.TypstError, words):
         export(new_notebook(cells=cells))
