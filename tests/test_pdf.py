@@ -17,7 +17,9 @@ import pypdfium2
 import pytest
 import typst
 from bs4 import BeautifulSoup
-from nbconvert.exporters import HTMLExporter, LatexExporter
+from hypothesis import given
+from hypothesis import strategies as st
+from nbconvert.exporters import HTMLExporter, LatexExporter, ScriptExporter
 from nbconvert.filters import strip_ansi
 from nbformat.v4 import (
     new_code_cell,
@@ -31,6 +33,7 @@ from pypdfium2 import raw
 
 from tests.helpers import refused
 from tools import pdf as exporter
+from tools.notebook import METADATA
 from tools.pdf import PANDOC, TypstPDFExporter
 
 
@@ -251,7 +254,10 @@ def test_nothing_leaves_the_page_however_long_a_word(sample):
             assert right < page.get_width() - 50
 
 
-@pytest.mark.parametrize("name", ["ps2_theory", "ps2_eurosat"])
+both_parts = pytest.mark.parametrize("name", ["ps2_theory", "ps2_eurosat"])
+
+
+@both_parts
 def test_report_and_web_page_hold_what_the_notebook_holds(name):
     """A failure may mean that the notebook is newer than its PDF: run make pdf."""
     pdf = Path(f"report/{name}.pdf").read_bytes()
@@ -268,9 +274,90 @@ def test_report_and_web_page_hold_what_the_notebook_holds(name):
     formulas = re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, re.DOTALL)
     assert alt_texts(pdf, "Figure") == images
     assert alt_texts(pdf, "Formula") == ["".join(formula) for formula in formulas]
-    html, _ = HTMLExporter().from_notebook_node(notebook)
-    page = BeautifulSoup(html, "html.parser")
+    page = BeautifulSoup(web_page(notebook), "html.parser")
     assert [image["alt"] for image in page.select("img")] == images
+
+
+def web_page(notebook):
+    """The page of nbconvert's HTML, by the template in lab/."""
+    html, _ = HTMLExporter().from_notebook_node(notebook)
+    return html
+
+
+@both_parts
+def test_tables_are_tables_in_notebook_web_page_and_report(name):
+    notebook = nbformat.read(f"{name}.ipynb", 4)
+    in_markdown = 0
+    for cell in notebook.cells:
+        sources = [cell.source] if cell.cell_type == "markdown" else []
+        for output in cell.get("outputs", []):
+            sources.append(output.get("data", {}).get("text/markdown", ""))
+        for source in sources:
+            in_markdown += len(re.findall(r"^\|[ :|-]+\|$", source, re.MULTILINE))
+    page = BeautifulSoup(web_page(notebook), "html.parser")
+    assert len(page.select("table")) == in_markdown > 0
+
+    filled = [cell.name for cell in page.select("th, td") if cell.get_text(strip=True)]
+    named_by_nothing = len(page.select("th")) - filled.count("th")
+    assert named_by_nothing == 0
+
+    kinds = [kind for kind, _ in tags(Path(f"report/{name}.pdf").read_bytes())]
+    assert kinds.count("Table") == in_markdown
+    assert kinds.count("TR") == len(page.select("tr"))
+    assert kinds.count("TH") == filled.count("th")  # pdfium passes over empty cells
+    assert kinds.count("TD") == filled.count("td")
+
+
+@both_parts
+def test_github_takes_the_formulas(name):
+    assert "\\operatorname" not in Path(f"{name}.ipynb").read_text("utf-8")
+
+
+@both_parts
+def test_jupyter_need_not_change_the_metadata_and_a_script_is_python(name):
+    notebook = nbformat.read(f"{name}.ipynb", 4)
+    for key, value in METADATA.items():
+        assert notebook.metadata[key] == value
+    _, about = ScriptExporter().from_notebook_node(notebook)
+    assert about["output_extension"] == ".py"
+
+
+def brightness(colour):
+    """Relative luminance, as WCAG defines it, of a colour such as #fff or #ffffff."""
+    digits = colour.removeprefix("#")
+    if len(digits) == 3:
+        digits = "".join(digit * 2 for digit in digits)
+    total = 0
+    for place, weight in ((0, 0.2126), (2, 0.7152), (4, 0.0722)):
+        share = int(digits[place : place + 2], 16) / 255
+        if share <= 0.04045:
+            linear = share / 12.92
+        else:
+            linear = ((share + 0.055) / 1.055) ** 2.4
+        total += weight * linear
+    return total
+
+
+def test_code_on_the_web_page_has_the_contrast_of_wcag_aa(sample):
+    page = web_page(sample)
+    values = dict(re.findall(r"(--[\w-]+):\s*([^;]+);", page))  # the last one counts
+
+    def colour(name):
+        value = values[name]
+        while value.startswith("var("):
+            value = values[value.removeprefix("var(").removesuffix(")")]
+        return value
+
+    used = set(re.findall(r"\.highlight \.\w+ \{ color: var\((.+?)\)", page))
+    assert len(used) > 5
+    ground = brightness(colour("--jp-cell-editor-background"))
+    for name in used:
+        contrast = (ground + 0.05) / (brightness(colour(name)) + 0.05)
+        assert contrast >= 4.5, name
+    assert values["--jp-cell-prompt-not-active-opacity"] == "1"
+    assert (
+        "a:link, .jp-RenderedHTMLCommon a:visited { text-decoration: underline" in page
+    )
 
 
 @pytest.fixture
@@ -315,16 +402,37 @@ DOLLARS = "so $ x^2 $, $y $, `$ z $` and $5 or $6"
 EQUATION = "\\begin{equation}\nx = 1\n\\end{equation}"
 TABLE = "<table><tr><td>left<td>right</table>"
 VIDEO = "<video src='a.mp4'></video>"
+PLAN = "- [ ] open\n- [x] done"
+ALIGNED = r"$$\begin{align}x &= 1 \tag{7} \\ y &= 2 \tag{8}\end{align}$$"
+LISTED = "<table><tr><td><ul><li>left</ul><td><div>right</div></table>"
 SCRIPT = "<div></div><script>draw()</script>"
 GONE = "https://example.org/a.png"
+BULLETS = "<ul><li>left</li></ul>"
+FOLDED = "<details><summary>More</summary>left</details>"
+PICTURE = '<div><img src="a.png"></div>'
+
+
+def in_table(content):
+    """Markdown of a table with this content in a cell."""
+    return f"| one | two |\n|---|---|\n| {content} | right |\n"
+
+
 DRAWN = [  # the kind of cell, what it holds, the letters that show it
     pytest.param("text", TABLE, "leftright", id="table in HTML"),
     pytest.param("text", DETAILS, "Morewithinx", id="Markdown within HTML"),
     pytest.param("text", QUESTION, "H2Obar", id="comment and unknown tag"),
     pytest.param("text", DOLLARS, "sox2,y,$z$and$5or$6", id="dollars"),
     pytest.param("text", EQUATION, "x=1", id="formula without dollars"),
+    pytest.param("text", r"$$x = 1 \tag{7}$$", "x=1(7)", id="number of a formula"),
+    pytest.param("text", r"$$x \tag*{A.$n$}$$", "xA.n", id="name without brackets"),
+    pytest.param("text", ALIGNED, "x=1(7)y=2(8)", id="numbers of lines"),
+    pytest.param("text", r"$a \& \text{b \& c}$", "a&b&c", id="the sign &"),
+    pytest.param("text", r"$f\!(x) \; y$", "f(x)y", id="spaces of a formula"),
+    pytest.param("text", "% of images", "%ofimages", id="title in pandoc's Markdown"),
+    pytest.param("text", PLAN, "•☐open•☒done", id="list of tasks"),
     pytest.param("raw", "*raw* <b>text", "*raw*<b>text", id="raw text"),
     pytest.param("text/html", "<b>bold</b>", "bold", id="HTML output"),
+    pytest.param("text/html", LISTED, "•leftright", id="blocks in a table of HTML"),
     pytest.param("text/latex", r"$\displaystyle x^2$", "x2", id="LaTeX output"),
     pytest.param("text/markdown", "**bold** $ x $", "boldx", id="Markdown output"),
 ]
@@ -336,11 +444,25 @@ NOT_DRAWN = [  # the kind of cell, what it holds, the word by which that is name
     pytest.param("text", "![a](gone.png)", "gone.png", id="missing file"),
     pytest.param("text", f"![a]({GONE})", GONE, id="image of the web"),
     pytest.param("text", VIDEO, '<video src="a.mp4">', id="video"),
+    pytest.param("text", "![](attachment:a.png)", "a.png", id="missing attachment"),
+    pytest.param("text", in_table("<div>left</div>"), "'left'", id="div in a table"),
+    pytest.param("text", in_table("<p>left</p>"), "'left'", id="p in a table"),
+    pytest.param("text", in_table("<pre>left</pre>"), "'left'", id="pre in a table"),
+    pytest.param("text", in_table("<h3>left</h3>"), "'left'", id="heading in a table"),
+    pytest.param("text", in_table(BULLETS), "'left'", id="list in a table"),
+    pytest.param("text", in_table(FOLDED), "'More'", id="details in a table"),
+    pytest.param("text", in_table(TABLE), "'left'", id="table in a table"),
+    pytest.param("text", in_table(VIDEO), "<video", id="video in a table"),
+    pytest.param("text", in_table(PICTURE), "'(image)'", id="image in a table's div"),
+    pytest.param("text", in_table("<div>✓</div>"), "'✓'", id="sign in a table's div"),
+    pytest.param("text", in_table("a | b | c"), "'| one |", id="row that is too long"),
+    pytest.param("text", "a <main>b</main>", "'a'", id="main, which is a whole page"),
     pytest.param("text", r"\cite{a}", r"\cite{a}", id="citation"),
     pytest.param("text", r"$\unknown{x}$", r"\unknown{x}", id="unknown command of TeX"),
     pytest.param("text", "a 漢 b", "漢", id="character without a font"),
     pytest.param("raw text/x-rst", "*a*", "text/x-rst", id="raw reStructuredText"),
     pytest.param("text/html", SCRIPT, "text/html", id="script"),
+    pytest.param("text/html", "a<main>b</main>", "'a'", id="main in an output"),
     pytest.param("image/png", "AAAA", "decode", id="broken image"),
 ]
 
@@ -379,6 +501,105 @@ def test_a_cell_that_cannot_be_drawn_is_named(tmp_path, between, kind, content, 
     with pytest.raises(typst.TypstError, match=re.escape(word)) as caught:
         export(between(make_cell(kind, content)), tmp_path)
     assert str(caught.value).startswith("a.ipynb, cell 2 (it) cannot be drawn: ")
+
+
+def test_cells_that_cannot_be_drawn_together_are_named():
+    """Where HTML is read as a page, Typst of a raw cell has no place in it."""
+    cells = [make_cell("raw typst", "#strong[one]"), new_markdown_cell("<b>two</b>")]
+    words = "a.ipynb cannot be drawn as a whole: #strong[one]"
+    with refused(typst.TypstError, words):
+        export(new_notebook(cells=cells))
+
+
+FORMULAS = [  # formulas that show Q and Z, each once
+    r"\frac{Q}{Z} \dfrac{1}{2} \binom 34",
+    r"\begin{array}{l|r}\hline Q & Z \\ \hline\end{array}",
+    r"\begin{cases}Q & \text{if } Z \\ 1\end{cases}",
+    r"\begin{gather}Q \\ Z\end{gather} \substack{1 \\ 2}",
+    r"\underbrace{Q}_{Z} \overset{1}{2} \xrightarrow[3]{4} \sqrt[5]{6}",
+    r"\boxed{Q} \color{red}{Z} \mbox{1} \phantom{2}",
+    r"\mathbb{Q} \mathcal{Z} \boldsymbol{1} \mathrm{2} \texttt{3}",
+    r"Q \pmod{Z} \left.1\right|_2 \big(3\Big) 4'^5",
+    r"\newcommand{\both}{QZ} \both",
+    r"\text{Q, $Z$} \% \# \& \_ \{ \}",
+]
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+@pytest.mark.parametrize("mark", ["$", "$$"])
+def test_all_of_a_formula_is_drawn(formula, mark):
+    cell = make_cell("text", f"{mark}{formula}{mark}")
+    text = pdf_text(export(new_notebook(cells=[cell])))
+    unseen = r"\\phantom\{2\}|\{l\|r\}|\{red\}|\\newcommand.+\} |\\both"
+    bare = re.sub(unseen, "", formula)
+    assert text.count("Q") == text.count("Z") == 1
+    drawn_digits = sorted(re.findall("[0-9]", text))
+    assert drawn_digits == sorted(re.findall("[0-9]", bare))
+
+
+FORMS = [  # of Markdown and of HTML, around a text
+    "*{}*",
+    "~~{}~~",
+    "`{}`",
+    "[{}](https://example.org)",
+    "# {}",
+    "> {}",
+    "- {}",
+    "- [ ] {}",
+    "1. {}\n   - one",
+    "    {}",
+    "% {}",
+    "```\n{}\n```",
+    "| one |\n|---|\n| {} |",
+    "| {} | two |\n|---|---|\n| three | four |",
+    "${}$",
+    r"$$\text{{{}}} \tag{{7}}$$",
+    r"$$x \tag{{{}}}$$",
+    "<div>{}</div>",
+    "<div>\n\n{}\n\n</div>",
+    "<ul><li>{}</li></ul>",
+    "<dl><dt>{}<dd>one</dl>",
+    "<details><summary>one</summary>{}</details>",
+    "<p>{}</p>",
+    "<pre>{}</pre>",
+    "<h3>{}</h3>",
+    "<table><tr><th>one<td>{}</table>",
+    "<figure>{}<figcaption>one</figcaption></figure>",
+    "<b>{}</b>",
+    "<span style='color: red'>{}</span>",
+    "<kbd>{}</kbd>",
+    "<main>{}</main>",
+    "<unknown>{}</unknown>",
+    "<button>{}</button>",
+    "<select><option>{}</select>",
+    "<!-- one -->{}",
+]
+WORD = "WORD"  # each becomes another word
+
+
+def larger(texts):
+    """Texts of which each is one of `texts` in a form, or two of them together."""
+    in_a_form = st.builds(str.format, st.sampled_from(FORMS), texts)
+    two = st.lists(texts, min_size=2, max_size=2)
+    together = st.builds(str.join, st.sampled_from([" ", "\n", "\n\n", " | "]), two)
+    return in_a_form | together
+
+
+@given(st.recursive(st.just(WORD), larger, max_leaves=5))
+def test_each_text_of_markdown_is_drawn_or_the_cell_is_named(source):
+    words = []
+    while WORD in source:
+        word = f"k{len(words)}k"
+        words.append(word)
+        source = source.replace(WORD, word, 1)
+    notebook = new_notebook(cells=[make_cell("text", source)])
+    try:
+        text = pdf_text(export(notebook))
+    except typst.TypstError as error:
+        assert str(error).startswith("a.ipynb, cell 1 (it) cannot be drawn: ")
+        return
+    for word in words:
+        assert word in text
 
 
 def test_latex_says_the_title_once_and_stops_at_what_it_cannot_draw(

@@ -7,8 +7,25 @@ local function described(node, alt)
   return {before, node, pandoc.RawInline("typst", "];")}
 end
 
+local function tag(star, braced) -- the name of an equation, in brackets unless it has a star
+  local name = braced:sub(2, -2)
+  if star == "" then
+    name = "(" .. name .. ")"
+  end
+  return "\\qquad\\text{" .. name .. "}"
+end
+
+-- What pandoc draws as nothing, or as a space that is a letter wide, to the left, or none
+local drawn = {["&"] = "\\text{\\&}", ["!"] = "", [";"] = "\\:"}
+
+local function plain(words) -- words within a formula, where pandoc does draw the sign &
+  return words:gsub("\\&", "&")
+end
+
 function Math(it)
-  return described(it, it.text)
+  local alt = it.text
+  it.text = it.text:gsub("\\tag%s*(%*?)%s*(%b{})", tag):gsub("\\text%a*%s*%b{}", plain):gsub("\\(.)", drawn)
+  return described(it, alt)
 end
 
 function Image(it) -- the alt text of an output's metadata, or the words of Markdown

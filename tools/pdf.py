@@ -20,8 +20,14 @@ from pathlib import Path
 
 import pypandoc
 import typst
+from bs4 import BeautifulSoup
 from nbconvert.exporters import Exporter
 from nbconvert.filters import strip_ansi
+from nbconvert.filters.markdown_mistune import (
+    InvalidNotebook,
+    IPythonRenderer,
+    MarkdownWithMath,
+)
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
@@ -34,7 +40,9 @@ FILTER = FOLDER / "pdf.lua"
 # The wheel's pandoc, not a newer one of the machine: equal notebooks give equal bytes.
 PANDOC = shutil.which("pandoc", path=Path(pypandoc.__file__).parent / "files")
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-IPYNB = "ipynb+markdown_in_html_blocks+raw_tex+tex_math_double_backslash"
+IPYNB = (
+    "ipynb-pandoc_title_block+markdown_in_html_blocks+raw_tex+tex_math_double_backslash"
+)
 # A formula in a line, among what may look like one. With spaces inside its dollars it
 # is a formula for Jupyter, but not for pandoc.
 FORMULA = re.compile(
@@ -46,12 +54,19 @@ FORMULA = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-# HTML that a browser draws and pandoc passes on as its source.
-EMBEDDED = re.compile(
-    "<(audio|canvas|embed|iframe|input|object|progress|textarea|video)"
+# HTML that a browser draws and pandoc does not. Boxes of Markdown's tasks are signs.
+EMBEDDED = (
+    "audio, canvas, embed, iframe, input:not(.task-list-item-checkbox), meter, object, "
+    "progress, select, textarea, video"
 )
 # In pandoc's tree: HTML or TeX that it has not read.
 UNREAD = re.compile(r'"t":"Raw(Block|Inline)","c":\["(?!typst)')
+# Where two readings of a cell are compared: what may be a mark of Markdown or TeX for
+# one and a text for the other, such as the line below a table's head; and an image.
+MARKS = re.compile(r"^[ :-]*\|[ :|-]*$|[\s$\\()\[\]*_~`|#¶]", re.MULTILINE)
+IMAGE = "(image)"
+# Nodes of pandoc's tree that end in a text.
+VERBATIM = ("Code", "CodeBlock", "Math")
 
 
 # --- What of a notebook is drawn ------------------------------------------------------
@@ -217,10 +232,85 @@ def check_message(message):
     text = message.get("contents", message["pretty"])
     if isinstance(text, dict):  # a raw part of pandoc's tree
         _language, text = text["c"]
-    is_left_out = re.match("CouldNot|.*NotRendered", message["type"])
-    if is_left_out or EMBEDDED.match(text):
+    if re.match("CouldNot|.*NotRendered", message["type"]):
         first_line, *_ = text.split("\n")
         raise typst.TypstError(first_line)
+
+
+# --- What pandoc has left out without a word ------------------------------------------
+
+
+def browser_html(cell):
+    """The HTML that a browser shows of a cell that drawable_cells gave.
+
+    TypstError if an image is missing that should be in the cell itself.
+    """
+    if cell.cell_type == "markdown":
+        attachments = cell.get("attachments", {})
+        renderer = IPythonRenderer(escape=False, attachments=attachments)
+        try:
+            return MarkdownWithMath(renderer).render(cell.source)
+        except InvalidNotebook as error:  # without an image that it shows
+            raise typst.TypstError(str(error)) from None
+    parts = []
+    for output in cell.get("outputs", []):
+        parts.append(output.get("data", {}).get("text/html", ""))
+    return "".join(parts)
+
+
+def nodes(part):
+    """Yield each node of a part of pandoc's tree, in the order of the page."""
+    if isinstance(part, list):
+        for inner in part:
+            yield from nodes(inner)
+    elif isinstance(part, dict):
+        yield part
+        yield from nodes(part.get("c"))
+
+
+def without_marks(text):
+    """The characters of a text that every reading of it keeps."""
+    return MARKS.sub("", text)
+
+
+def read_text(part):
+    """The text in a part of pandoc's tree, without marks."""
+    texts = []
+    for node in nodes(part):
+        kind = node.get("t")
+        if kind == "Str":
+            texts.append(node["c"])
+        elif kind == "Image":
+            texts.append(IMAGE)
+        elif kind in VERBATIM:
+            *_about, text = node["c"]
+            texts.append(text)
+    return without_marks("".join(texts))
+
+
+def check_is_read(cell, part):
+    """TypstError names the first thing that a browser shows and pandoc's part lacks.
+
+    Such as block HTML in a table's cell, which pandoc's Markdown does not allow there.
+    """
+    page = BeautifulSoup(browser_html(cell), "html.parser")
+    embedded = page.select_one(EMBEDDED)
+    if embedded:
+        first_line, *_ = str(embedded).split("\n")
+        raise typst.TypstError(first_line)
+    for image in page.select("img, svg"):
+        image.replace_with(IMAGE)
+    rest = read_text(part)
+    for piece in page.stripped_strings:
+        wanted = without_marks(piece)
+        start = rest.find(wanted)
+        if start < 0:
+            first_line, *_ = piece.split("\n")
+            raise typst.TypstError(f"the part '{first_line}'")
+        rest = rest[start + len(wanted) :]
+
+
+# --- The whole page -------------------------------------------------------------------
 
 
 def draw(cells, block, path):
@@ -247,11 +337,23 @@ def draw(cells, block, path):
 
 def typst_source(cells, path, folder):
     """The cells in Typst, without the design; their images are written to `folder`."""
+    named = {}  # pandoc names each cell's part of its tree by the cell's id
+    for number, cell in enumerate(cells):
+        name = f"shown-{number}"
+        named[name] = NotebookNode({**cell, "id": name})
     # Not new_notebook, which refuses ids and metadata that no page shows.
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}}
+    notebook["cells"] = list(named.values())
     tree = pandoc(json.dumps(notebook), IPYNB, "json", folder, "--sandbox")
     if UNREAD.search(tree):
         tree = read_html(tree, folder)
+    parts = {}
+    for node in nodes(json.loads(tree)["blocks"]):
+        if node.get("t") == "Div":
+            (name, _classes, _more), blocks = node["c"]
+            parts[name] = blocks
+    for name, cell in named.items():
+        check_is_read(cell, parts.get(name, []))
     return pandoc(
         tree,
         "json",
@@ -274,14 +376,15 @@ def read_html(tree, folder):
 def export(notebook, name, path):
     """The PDF's bytes of a notebook with this name that lies in the folder `path`.
 
-    TypstError names a cell that cannot be drawn.
+    TypstError names a cell that cannot be drawn, or the file if each cell alone can.
     """
     block = title_block(notebook, name)
     try:
         return draw(notebook.cells, block, path)
-    except typst.TypstError:
+    except typst.TypstError as error:
         draw_each_cell(notebook, name, path, block)
-        raise
+        text = f"{name}.ipynb cannot be drawn as a whole: {error}"
+        raise typst.TypstError(text) from error
 
 
 def draw_each_cell(notebook, name, path, block):
