@@ -1,4 +1,7 @@
-"""What several test files share: made-up data, refusals, what a notebook holds."""
+"""What several test files share.
+
+Made-up data, refusals, what a notebook holds, and what README.md says to type.
+"""
 
 import ast
 import contextlib
@@ -111,7 +114,7 @@ def copy_notebook(path, folder):
 # --- What README.md says to type, and a copy to type it in ---------------------------
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
-COMMAND = re.compile(r"(make|py|python3?|\.venv/bin/\w+)( .+)?")
+COMMAND = re.compile(r"(make|git|pip|jupyter|py|python3?|\.venv/bin/\w+)( .+)?")
 
 
 def readme_commands():

@@ -361,6 +361,7 @@ def test_make_tune_gives_the_notebook_several_processes_of_one_thread(
     assert last.outputs[0].text == "False {1}\n"
 
 
+@pytest.mark.soak
 def test_an_error_on_another_machine_ends_the_tool_in_a_sentence(
     cluster, tmp_path, monkeypatch
 ):
