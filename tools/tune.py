@@ -46,8 +46,8 @@ joblib.parallel_config(DaskBackend(client))
 class DaskBackend(ParallelBackendBase):
     """Lets joblib.Parallel use the workers of a Dask client.
 
-    joblib's own waits for ever if a task cannot be sent, if each worker that takes it
-    dies, or if no worker is left.
+    joblib's own waits for ever if a task cannot be sent, or if each worker that takes
+    it dies.
     """
 
     supports_retrieve_callback = True
