@@ -269,7 +269,7 @@ RUNS = [
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the collector runs on Linux")
 @pytest.mark.parametrize("path, processor", RUNS)
-def test_the_collectors_completion_check_offline(path, processor, tmp_path):
+def test_the_collectors_completion_check_offline(path, processor, tmp_path, capsys):
     """A stranger executes a notebook top to bottom, without a network.
 
     The collector has 300 s and 2 GiB. CPU seconds are asserted in place of time, which
@@ -304,7 +304,8 @@ def test_the_collectors_completion_check_offline(path, processor, tmp_path):
     with PeakOfData(child.pid) as data:
         _, errors = child.communicate()
     seconds = cpu_seconds() - before
-    print(f"{path}: {seconds:.0f} s of CPU, at most {data.peak:,.0f} MiB of data")
+    with capsys.disabled():  # shown when it passes, too
+        print(f"\n{path}: {seconds:.0f} s of CPU, at most {data.peak:,.0f} MiB of data")
     assert child.returncode == 0, errors[-2000:]
     if path == EUROSAT:
         check_quick_run(tmp_path / "done.ipynb")
