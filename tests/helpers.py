@@ -161,7 +161,7 @@ def copy_with_commands(folder):
     copy_repository(folder)
     programs = folder / ".venv/bin"
     programs.mkdir(parents=True)
-    for name in ("python", "jupyter", "git-nbdiffdriver"):
+    for name in ("python", "jupyter"):
         program = programs / name
         ours = Path(sys.executable).with_name(name)
         program.write_text(f'#!/bin/sh\nPS2_PROFILE=quick exec "{ours}" "$@"\n')

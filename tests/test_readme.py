@@ -22,7 +22,7 @@ pytestmark = [
 
 SHORT = "test_readme.test_a_short_command_does_what_is_said"
 LONG = "test_readme.test_a_long_command_does_what_is_said"
-GIT = "test_readme.test_git_shows_lines_of_notebooks_until_it_is_undone"
+EARLIER = "test_readme.test_a_notebook_is_compared_with_an_earlier_commit"
 RUN = "test_readme.test_make_run_is_the_command_without_make"
 MAKE_GRADE = "test_tools.test_make_hands_a_name_over_as_it_is"
 GRADE = (
@@ -33,7 +33,6 @@ TUNE = "test_tuning.test_the_notebook_as_typed_in_two_processes_and_on_two_machi
 
 PYTHON = ".venv/bin/python -m"
 NBCONVERT = ".venv/bin/jupyter nbconvert --to"
-DRIVER = "'$PWD/.venv/bin/git-nbdiffdriver' diff"
 DASK = f"{PYTHON} distributed.cli"
 SCHEDULER = "tcp://first:8786"
 
@@ -43,9 +42,10 @@ IN_MAKE_TEST = {  # the test that runs it
     'make grade SUBMISSION="FILE"': MAKE_GRADE,
     f"{PYTHON} pytest tests/test_template.py --notebook FILE": GRADE,
     "make check BEFORE=a.ipynb AFTER=b.ipynb": SHORT,
-    f'git config diff.jupyternotebook.command "{DRIVER}"': GIT,
-    "git config --remove-section diff.jupyternotebook": GIT,
+    "mkdir -p build && git show HEAD~1:ps2_eurosat.ipynb > build/before.ipynb": EARLIER,
+    "make check BEFORE=build/before.ipynb AFTER=ps2_eurosat.ipynb": EARLIER,
     f"{PYTHON} pytest tests/test_trainer.py -k cycle": SHORT,
+    f"{NBCONVERT} html ps2_theory.ipynb": SHORT,
 }
 IN_MAKE_SOAK = {  # the test that runs it
     "make run": LONG,
@@ -58,6 +58,7 @@ IN_MAKE_SOAK = {  # the test that runs it
     f"PS2_PROFILE=full {PYTHON} tools.tune --scheduler {SCHEDULER}": TUNE,
 }
 BY_HAND = {  # why no test runs it
+    "git pull": "needs a network",
     "make test": "it runs this test",
     "make soak": "it runs the long tests",
     "make full": "takes hours, and needs EuroSAT",
@@ -142,6 +143,7 @@ PRINTED = {  # what shows that a command has done its work
     "make": "both notebooks into build/",
     "make check BEFORE=a.ipynb AFTER=b.ipynb": "a.ipynb and b.ipynb: identical",
     f"{PYTHON} pytest tests/test_trainer.py -k cycle": "1 passed",
+    f"{NBCONVERT} html ps2_theory.ipynb": "to ps2_theory.html",
     "make run": "notebooks, figures/ and report/ are in build/",
     "make grade": "task 3:  6 points, testable  6 of 10",
     "make pdf": "wrote report/ps2_eurosat.pdf",
@@ -166,18 +168,12 @@ def test_make_run_is_the_command_without_make(folder):
     assert told == [command]
 
 
-def test_git_shows_lines_of_notebooks_until_it_is_undone(folder):
-    set_up, undo = commands_of(IN_MAKE_TEST, GIT)
-    type_in(folder, "git init && git add .gitattributes a.ipynb")
-    write_text(folder / "a.ipynb", "two")
-    try:
-        plain = type_in(folder, "git diff")
-        type_in(folder, set_up)
-        by_nbdime = type_in(folder, "git diff")
-        type_in(folder, undo)
-        assert type_in(folder, "git diff") == plain
-    finally:
-        write_text(folder / "a.ipynb", "one")
-    assert "nbdiff " in by_nbdime
-    assert "modified /cells/0/source" in by_nbdime
-    assert "nbdiff " not in plain
+def test_a_notebook_is_compared_with_an_earlier_commit(folder):
+    show, compare = commands_of(IN_MAKE_TEST, EARLIER)
+    commit = "git -c user.name=a -c user.email=a@b commit --quiet --message a "
+    type_in(folder, f"git init --quiet && git add . && {commit}")
+    type_in(folder, f"{commit} --allow-empty")
+    type_in(folder, show)
+    told = type_in(folder, compare)
+    names = "build/before.ipynb and ps2_eurosat.ipynb"
+    assert f"{names}: identical" in told
