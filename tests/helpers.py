@@ -1,10 +1,16 @@
-"""What several test files share: made-up data, refusals, what a notebook holds."""
+"""What several test files share.
+
+Made-up data, refusals, what a notebook holds, and what README.md says to type.
+"""
 
 import ast
 import contextlib
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -13,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+ROOT = Path(__file__).resolve().parent.parent
 FOREIGN = "PS2_CHILD" in os.environ  # in the process that tests another notebook
 
 
@@ -102,6 +109,79 @@ def copy_notebook(path, folder):
     shutil.copy(path, folder)
     for name in list_in_first_cell(path, "FILES"):
         shutil.copy(Path(path).with_name(name), folder)
+
+
+# --- What README.md says to type, and a copy to type it in ---------------------------
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"(make|git|pip|jupyter|py|python3?|\.venv/bin/\w+)( .+)?")
+
+
+def readme_commands():
+    """All that README.md says to type: lines of code blocks, and commands in its text.
+
+    Without their comments, each once, in the order of the page.
+    """
+    text = (ROOT / "README.md").read_text("utf-8")
+    found = []
+    for kind, lines in BLOCK.findall(text):
+        if kind == "text":
+            continue
+        for line in lines.splitlines():
+            typed, _, _comment = line.partition("  #")
+            found.append(typed.rstrip())
+    for quoted in re.findall("`([^`]+)`", BLOCK.sub("", text)):
+        typed = " ".join(quoted.split())  # it may go over two lines
+        if COMMAND.fullmatch(typed):
+            found.append(typed)
+    return list(dict.fromkeys(found))
+
+
+def readme_command(word):
+    """The one command of README.md that holds this word."""
+    (found,) = [typed for typed in readme_commands() if word in typed]
+    return found
+
+
+def copy_repository(folder):
+    """Copy the files of git into a folder, and nothing else."""
+    listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
+    for name in listed.split("\0")[:-1]:
+        copy = folder / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy)
+
+
+def copy_with_commands(folder):
+    """A copy of the repository in which the commands of README.md run; the folder.
+
+    Its .venv holds what starts this Python's programs. They ask for the profile quick:
+    without a network there is but the stand-in, on which no full run is possible.
+    """
+    copy_repository(folder)
+    programs = folder / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name in ("python", "jupyter"):
+        program = programs / name
+        ours = Path(sys.executable).with_name(name)
+        program.write_text(f'#!/bin/sh\nPS2_PROFILE=quick exec "{ours}" "$@"\n')
+        program.chmod(0o755)
+    (folder / ".venv/installed").touch()
+    return folder
+
+
+def offline(folder):
+    """Environment variables with which `folder` has neither images nor a network."""
+    variables = dict(os.environ)
+    for name in ("EUROSAT_REQUIRED", "MAKEFLAGS"):
+        variables.pop(name, None)
+    variables["EUROSAT_ROOT"] = str(folder / "data")
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        variables[name] = "http://127.0.0.1:9"
+    return variables
+
+
+# --- Names and limits -----------------------------------------------------------------
 
 
 class Names:

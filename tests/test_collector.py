@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.helpers import copy_notebook, lower_limit, refused
+from tests.helpers import copy_notebook, copy_repository, lower_limit, refused
 from tests.test_grading import ENDLESS, SUBMISSION, write_submission
 from tools import collect
 
@@ -35,11 +35,7 @@ def tree():
     """
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder, "hidden tests")
-        listed = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True)
-        for name in listed.split("\0")[:-1]:
-            copy = tree / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, copy)
+        copy_repository(tree)
         open_to_all(folder)
         yield tree
 

@@ -1,9 +1,14 @@
-"""The grid search of part 2: every pair, broken off, in several processes."""
+"""The grid search of part 2: every pair, broken off, in several processes.
 
+Several processes are started as tools/tune.py does it, by its first cell.
+"""
+
+import contextlib
 import functools
+import logging
 import os
-import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,18 +18,25 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from distributed import Client, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
+from distributed.scheduler import NoWorkerError
+from joblib import Parallel, delayed
 from torch.utils.data import Subset, TensorDataset
 
-from tests.helpers import refused, within
+from tests.helpers import (
+    copy_with_commands,
+    offline,
+    readme_command,
+    refused,
+    within,
+)
 from tools import tune
-from tools.notebook import execute
+from tools.files import command
 from trainer import Trainer
 
 CFG = {"batch_size": 8, "epochs": 2, "learning_rate": 0.01, "optimizer": "SGD"}
 RATES = [0.01, 0.02]
 SIZES = [8, 16]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +185,19 @@ def test_points_of_other_settings_are_refused(search, tmp_path, monkeypatch):
 # --- Several processes ----------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def processes_of(first):
+    """Within the block, joblib.Parallel uses what this first cell of the tool says."""
+    names = {}
+    with joblib.parallel_config():  # puts back what the cell changes
+        exec(first, names)
+        try:
+            yield
+        finally:
+            if "client" in names:
+                names["client"].close()
+
+
 @pytest.fixture(scope="module")
 def rotated(part2, data):
     """The images as a RotateEuroSAT, which no other process can take as it is."""
@@ -193,7 +218,7 @@ def keep_process(folder, images, generator):
 
 def test_two_processes_find_the_same(part2, rotated, alone, tmp_path):
     cfg = {**CFG, "augment": functools.partial(keep_process, tmp_path)}
-    with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=1):
+    with processes_of(tune.first_cell(2)):
         found = part2["grid_search"](rotated, cfg, RATES, SIZES)
     assert 1 <= len(os.listdir(tmp_path)) <= 2
     assert str(os.getpid()) not in os.listdir(tmp_path)
@@ -211,6 +236,39 @@ def compare(found, expected):
     assert model.grid == pytest.approx(expected_model.grid, abs=1e-4)
 
 
+def fail(images, generator):
+    raise OSError("the disk of this machine is full")
+
+
+def test_an_error_in_another_process_is_one_sentence(part2, rotated):
+    cfg = {**CFG, "augment": fail}
+    with processes_of(tune.first_cell(2)):
+        with refused(OSError, "the disk of this machine is full"):
+            part2["grid_search"](rotated, cfg, RATES, SIZES)
+
+
+# --- Several machines -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Dask scheduler with two workers; one that dies is started anew."""
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address=":0",
+        silence_logs=logging.CRITICAL,
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def elsewhere(cluster):
+    """The test may take a minute; joblib.Parallel uses the workers."""
+    with within(60), processes_of(tune.first_cell(2, cluster.scheduler_address)):
+        yield
+
+
 def kill_once(marker, images, generator):
     """An augmentation that changes nothing, but kills its process, once."""
     if not marker.exists():
@@ -219,32 +277,48 @@ def kill_once(marker, images, generator):
     return images
 
 
-def test_three_machines_one_of_them_dies(part2, rotated, alone, tmp_path):
+def test_two_machines_find_the_same_though_one_dies(
+    part2, rotated, alone, elsewhere, tmp_path
+):
     marker = tmp_path / "killed"
     cfg = {**CFG, "augment": functools.partial(kill_once, marker)}
-    with (
-        within(300),
-        LocalCluster(3, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
-        joblib.parallel_config("dask", client=client),
-    ):
-        found = part2["grid_search"](rotated, cfg, RATES, SIZES)
+    found = part2["grid_search"](rotated, cfg, RATES, SIZES)
     assert marker.exists()
     compare(found, alone)
 
 
-def fail(images, generator):
-    raise OSError("the disk of this machine is full")
-
-
-def test_an_error_in_another_process_is_one_sentence(part2, rotated):
+def test_an_error_on_another_machine_is_one_sentence(part2, rotated, elsewhere):
     cfg = {**CFG, "augment": fail}
-    with joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=1):
-        with refused(OSError, "the disk of this machine is full"):
-            part2["grid_search"](rotated, cfg, RATES, SIZES)
+    with refused(OSError, "the disk of this machine is full"):
+        part2["grid_search"](rotated, cfg, RATES, SIZES)
 
 
-# --- The real notebook ----------------------------------------------------------------
+def test_what_no_other_machine_can_take_is_one_sentence(part2, rotated, elsewhere):
+    cfg = {**CFG, "augment": functools.partial(kill_once, threading.Lock())}
+    with refused(
+        TypeError, "cannot be sent to another process", "'_thread.lock' object"
+    ):
+        part2["grid_search"](rotated, cfg, RATES, SIZES)
+
+
+def test_a_task_that_each_worker_dies_of_is_one_sentence(elsewhere):
+    kill = delayed(os._exit)
+    with refused(KilledWorker, "on 4 different workers", "died while running it"):
+        Parallel()(kill(1) for _ in range(2))
+
+
+def test_without_any_worker_left_the_end_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(tune, "PATIENCE", 1)
+    with (
+        within(60),
+        LocalCluster(n_workers=0, dashboard_address=":0") as cluster,
+        processes_of(tune.first_cell(2, cluster.scheduler_address)),
+        refused(NoWorkerError, "timed out", "without any running workers"),
+    ):
+        Parallel()(delayed(abs)(number) for number in range(2))
+
+
+# --- The tool on a small notebook -----------------------------------------------------
 
 PROCESSES = """\
 import os
@@ -257,60 +331,87 @@ def told(_):
 found = Parallel()(delayed(told)(number) for number in range(4))
 print(os.getpid() in dict(found), set(dict(found).values()))
 """
+FAILS = """\
+from joblib import Parallel, delayed
+
+Parallel()(delayed(int)(text) for text in ["1", "one"])
+"""
+
+
+def run_tool(monkeypatch, folder, code, *arguments):
+    """Run the tool in a folder with a notebook whose search is `code`; its status."""
+    cells = [
+        nbformat.v4.new_code_cell(code, id="tune"),
+        nbformat.v4.new_code_cell("1 / 0", id="after"),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbformat.write(notebook, folder / tune.NOTEBOOK)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["tune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        command(tune.main)
+    return ended.value.code
 
 
 def test_make_tune_gives_the_notebook_several_processes_of_one_thread(
     tmp_path, monkeypatch
 ):
-    cells = [
-        nbformat.v4.new_code_cell(PROCESSES, id="tune"),
-        nbformat.v4.new_code_cell("1 / 0", id="after"),
-    ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    nbformat.write(notebook, tmp_path / tune.NOTEBOOK)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["tune", "2"])
-    tune.main()
+    assert run_tool(monkeypatch, tmp_path, PROCESSES, "2") is None
     *_, last = nbformat.read("build/tune.ipynb", as_version=4).cells
     assert last.outputs[0].text == "False {1}\n"
 
 
-@pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """A folder with part 2 and its modules, from which only the stand-in can be had."""
-    for path in [*ROOT.glob("*.py"), ROOT / "ps2_eurosat.ipynb"]:
-        shutil.copy(path, tmp_path)
-    monkeypatch.setenv("PS2_PROFILE", "quick")
-    monkeypatch.setenv("EUROSAT_ROOT", str(tmp_path / "data"))
-    monkeypatch.delenv("EUROSAT_REQUIRED", raising=False)
-    for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    return tmp_path
+@pytest.mark.soak
+def test_an_error_on_another_machine_ends_the_tool_in_a_sentence(
+    cluster, tmp_path, monkeypatch
+):
+    for name in ("tools", "utils.py"):  # its kernel imports them
+        (tmp_path / name).symlink_to(Path(name).resolve())
+    address = cluster.scheduler_address
+    with within(120):
+        told = run_tool(monkeypatch, tmp_path, FAILS, "--scheduler", address)
+    place = f"{tune.NOTEBOOK}, code cell 2"
+    reason = "ValueError: invalid literal for int() with base 10: 'one'"
+    assert told == f"stopped: {place}: {reason}"
 
 
-def tune_notebook(folder, first):
-    """Execute part 2 up to its search after a cell `first`; the search's last line."""
-    notebook = folder / "ps2_eurosat.ipynb"
-    with within(900):
-        out = execute(notebook, folder / "tune.ipynb", until="tune", first=first)
-    *_, last = nbformat.read(out, as_version=4).cells
+# --- The real notebook, as README.md says ---------------------------------------------
+
+
+def tune_as_typed(line, folder):
+    """Type a line that tunes the notebook; the last that its search prints."""
+    done = subprocess.run(
+        ["sh", "-c", line],
+        cwd=folder,
+        env=offline(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    *_, last = nbformat.read(folder / "build/tune.ipynb", as_version=4).cells
     *_, printed = last.outputs
     assert "Best model achieves" in printed.text
     return printed.text
 
 
-LOKY = """\
-import joblib
-
-joblib.parallel_config("loky", n_jobs=2, inner_max_num_threads=1)
-"""
-DASK = """\
-import joblib
-from distributed import Client
-
-client = Client({!r})
-joblib.parallel_config("dask", client=client)
-"""
+@contextlib.contextmanager
+def started(line, folder):
+    """Within the block, what this line starts is running."""
+    process = subprocess.Popen(
+        ["sh", "-c", line],
+        cwd=folder,
+        env=offline(folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
 
 
 def kill_a_busy_worker(client, pids):
@@ -324,17 +425,26 @@ def kill_a_busy_worker(client, pids):
     os.kill(pids[busy[0]], signal.SIGKILL)
 
 
+def typed_here(word):
+    """The line of README.md with this word, where `first` is this machine."""
+    return readme_command(word).replace("//first", "//127.0.0.1")
+
+
 @pytest.mark.soak
-def test_the_notebook_itself_in_two_processes_and_on_two_machines_one_dies(stand_in):
-    here = tune_notebook(stand_in, LOKY)
+def test_the_notebook_as_typed_in_two_processes_and_on_two_machines(tmp_path):
+    folder = copy_with_commands(tmp_path / "Übung 2 (final)")
+    here = tune_as_typed(readme_command("make tune"), folder)
     with (
-        LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
-        Client(cluster) as client,
+        started(typed_here("dask_scheduler"), folder),
+        started(typed_here("dask_worker"), folder),
+        Client("tcp://127.0.0.1:8786", timeout=60) as client,
     ):
+        client.wait_for_workers(2, timeout=60)
         pids = client.run(os.getpid)
+        assert len(pids) == 2
         killer = threading.Thread(target=kill_a_busy_worker, args=(client, pids))
         killer.start()
-        elsewhere = tune_notebook(stand_in, DASK.format(cluster.scheduler_address))
+        elsewhere = tune_as_typed(typed_here("--scheduler"), folder)
         killer.join()
         client.wait_for_workers(2, timeout=60)
         assert client.run(os.getpid) != pids

@@ -21,6 +21,7 @@ from utils import build_folder, whole_number
 NOTEBOOK = "ps2_eurosat.ipynb"
 LAST = "tune"  # the id of the notebook's cell that searches
 TIMEOUT = 15  # seconds for a scheduler, and as many for its first worker
+PATIENCE = 60  # seconds without any worker after which a task fails
 
 # The cell put before the notebook: from there on, joblib.Parallel uses other processes.
 HERE = """\
@@ -54,18 +55,31 @@ class DaskBackend(ParallelBackendBase):
     def __init__(self, client):
         super().__init__(nesting_level=0)
         self.client = client
+        client.run_on_scheduler(limit_waiting)
 
     def effective_n_jobs(self, n_jobs):
         workers = sum(self.client.ncores().values())
         return max(2, workers)  # at 1, joblib would compute in this process
 
     def submit(self, func, callback=None):
-        future = self.client.submit(func, pure=False)
+        try:
+            future = self.client.submit(func, pure=False)
+        except TypeError as error:  # Dask's own text names its classes alone
+            trouble = "a task cannot be sent to another process"
+            raise TypeError(f"{trouble}: {error.__cause__}") from error
         future.add_done_callback(callback)
         return future
 
     def retrieve_result_callback(self, future):
         return future.result()
+
+
+def limit_waiting(dask_scheduler):
+    """Let tasks fail when all workers are gone; by default they wait for ever.
+
+    Runs on the scheduler, which Dask hands over by this name.
+    """
+    dask_scheduler.no_workers_timeout = PATIENCE
 
 
 def first_cell(workers, scheduler=None):
