@@ -41,24 +41,51 @@ def json_text(content):
 # --- Rows and exact tests -------------------------------------------------------------
 
 
-def result_row(sample_scores, sample_labels, test_scores, test_labels):
-    """What a model reached on a sample of its training images and on the test part.
+def rows(sample_scores, sample_labels, test_scores, test_labels, views_of):
+    """{model: what it reached on a sample of its training images and on the test part}.
 
-    Scores (N, n_classes) are logarithms of probabilities; labels (N,).
+    Scores (N, n_classes) are logarithms of probabilities, labels (N,). Models averaged
+    together have test scores alone; views_of[model] says how many views were averaged.
     """
-    sample_right = sample_scores.argmax(1) == sample_labels
-    test_right = test_scores.argmax(1) == test_labels
-    correct = int(test_right.sum())
-    total = len(test_right)
+    found = {}
+    for name, scores in test_scores.items():
+        found[name] = test_row(scores, test_labels)
+        found[name]["views"] = views_of.get(name, 8)
+        if name in sample_scores:
+            found[name].update(training_row(sample_scores[name], sample_labels[name]))
+    return found
+
+
+def training_row(scores, labels):
+    """Accuracy and loss on a sample of the training images."""
+    right = scores.argmax(1) == labels
     return {
-        "Accuracy (train)": sample_right.double().mean().item(),
-        "Loss (train)": F.cross_entropy(sample_scores, sample_labels).item(),
+        "training images": len(labels),
+        "Accuracy (train)": right.double().mean().item(),
+        "Loss (train)": F.cross_entropy(scores, labels).item(),
+    }
+
+
+def test_row(scores, labels):
+    """Accuracy, with its interval, and loss on the test part."""
+    correct = int((scores.argmax(1) == labels).sum())
+    total = len(labels)
+    return {
         "Accuracy (test)": correct / total,
-        "Loss (test)": F.cross_entropy(test_scores, test_labels).item(),
+        "Loss (test)": F.cross_entropy(scores, labels).item(),
         "correct": correct,
         "total": total,
         "interval": wilson_interval(correct, total),
     }
+
+
+def curve_ends(curves):
+    """The last value of each of the curves (losses, accuracies) that a figure draws."""
+    ends = {}
+    for name, (losses, accuracies) in curves.items():
+        ends[f"{name} loss"] = losses[-1]
+        ends[f"{name} accuracy"] = accuracies[-1]
+    return ends
 
 
 def wilson_interval(correct, total):
@@ -149,18 +176,23 @@ def template_table(record):
     results = record["results"]
     seeds_of = record["seeds of"]
     columns = {
-        "your model": "your model",
-        "pre-trained model": seeds_of["pretrained model"][0],
-        "your tuned model": seeds_of["your tuned model"][0],
+        "your model": results["our model"],
+        "pre-trained model": results[seeds_of["pretrained model"][0]],
+        "your tuned model": results[seeds_of["our tuned model"][0]],
     }
     rows = []
     for name in ("Accuracy (train)", "Loss (train)", "Accuracy (test)", "Loss (test)"):
-        values = [results[model][name] for model in columns.values()]
+        values = [result[name] for result in columns.values()]
         if name.startswith("Accuracy"):
             rows.append([name, *[percent(value) for value in values]])
         else:
             rows.append([name, *[f"{value:.3f}" for value in values]])
-    caption = f"One seed each; test is the {record['judged on']}."
+    rows.append(["views", *[str(result["views"]) for result in columns.values()]])
+    sample = results["our model"]["training images"]
+    caption = (
+        f"One seed each. Train: {sample:,} images on which that model was trained; "
+        f"test: the {where(record)}. Predictions are averaged over so many views."
+    )
     return Table(caption, ["", *columns], rows)
 
 
@@ -174,9 +206,41 @@ def results_table(record):
         label = name
         if "seed" not in name and "together" not in name:
             label = f"{name}, one seed"
-        rows.append([label, percent(row["Accuracy (test)"]), answers, interval])
+        accuracy = percent(row["Accuracy (test)"])
+        rows.append([label, str(row["views"]), accuracy, answers, interval])
     caption = f"Accuracy on the {where(record)}, with Wilson's interval."
-    return Table(caption, ["model", "accuracy", "right answers", "95 % interval"], rows)
+    header = ["model", "views", "accuracy", "right answers", "95 % interval"]
+    return Table(caption, header, rows)
+
+
+def leak_table(record):
+    """What copies of training images on the test side do to an accuracy."""
+    rows = []
+    for name, row in record["neighbours"].items():
+        low, high = row["interval"]
+        rows.append(
+            [
+                name,
+                f"{row['copies']:.1%}",
+                f"{row['correct']} of {row['total']}",
+                percent(row["correct"] / row["total"]),
+                f"{100 * low:.2f} to {percent(high)}",
+            ]
+        )
+    caption = "1-nearest-neighbour on frozen features, with Wilson's interval."
+    header = ["", "with a copy", "right answers", "accuracy", "95 % interval"]
+    return Table(caption, header, rows)
+
+
+def class_table(report, classes, model):
+    """scikit-learn's report of each class, a dictionary, as a table."""
+    rows = []
+    for name in classes:
+        row = report[name]
+        values = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1-score")]
+        rows.append([name, *values, f"{row['support']:.0f}"])
+    caption = f"{model}: precision, recall and F1 of each class."
+    return Table(caption, ["class", "precision", "recall", "F1", "images"], rows)
 
 
 def mean_over_seeds(record, kind):
@@ -198,17 +262,25 @@ def mcnemar_table(record):
         only_one, only_two = row["right alone"]
         pair = f"{one} / {two}"
         rows.append([pair, str(only_one), str(only_two), f"{row['p']:.2g}"])
-    caption = f"Tuned against pretrained is {verdict(record)}: McNemar's exact test."
+    caption = f"{verdict(record)} McNemar's exact test."
     header = ["models", "first alone right", "second alone right", "p"]
     return Table(caption, header, rows)
 
 
 def verdict(record):
-    """What McNemar's tests of all seeds say of tuned against pretrained."""
+    """A sentence: which of the tuned and the pretrained model is better, if one is."""
+    differences = []
+    for row in record["mcnemar"]:
+        only_tuned, only_pretrained = row["right alone"]
+        differences.append(only_pretrained - only_tuned)
     largest = max(row["p"] for row in record["mcnemar"])
-    if largest < SIGNIFICANT:
-        return "more than chance in the images"
-    return "undecided"
+    seeds = "the one seed"
+    if len(differences) > 1:
+        seeds = f"all {len(differences)} seeds"
+    if largest >= SIGNIFICANT or min(differences) < 0 < max(differences):
+        return "Whether the tuned or the pretrained model is better is undecided."
+    better = "pretrained" if min(differences) > 0 else "tuned"
+    return f"The {better} model is better for {seeds} (p at most {largest:.1g})."
 
 
 def published_table(record):
@@ -230,8 +302,8 @@ def published_table(record):
 def summary_table(record):
     """What README.md and the top of part 2 show."""
     results = record["results"]
-    accuracy = percent(results["your model"]["Accuracy (test)"])
-    rows = [["your model", accuracy, "one seed"]]
+    accuracy = percent(results["our model"]["Accuracy (test)"])
+    rows = [["our model", accuracy, "one seed"]]
     for kind in record["seeds of"]:
         mean, spread = mean_over_seeds(record, kind)
         rows.append([kind, mean, spread])
@@ -241,42 +313,175 @@ def summary_table(record):
     return Table(caption, ["model", "accuracy", ""], rows)
 
 
-def trials_table(ledger):
-    """Every trial of the ledger, with its accuracy on the validation list in %."""
-    rows = []
+def trials_tables(ledger):
+    """Two tables of the ledger: trials of today's networks, and of earlier ones."""
+    today = []
+    earlier = []
     for row in ledger["trials"]:
+        if row["model"].startswith("first"):
+            earlier.append(row)
+        else:
+            today.append(row)
+    about = "judged on the validation list, accuracy in %"
+    return [
+        trials_table(today, f"{len(today)} trials of today's networks, {about}."),
+        trials_table(
+            earlier,
+            f"{len(earlier)} trials of an earlier network, which today's code cannot "
+            f"repeat, {about}.",
+        ),
+    ]
+
+
+def trials_table(trials, caption):
+    """Rows of the ledger, with accuracies on the validation list in % and a verdict."""
+    rows = []
+    for row in trials:
         values = 100 * np.array(row["validation_accuracy"])
         settings = [f"{name} {value}" for name, value in row["changes"].items()]
         spread = "one seed"
         if len(values) > 1:
             spread = f"± {values.std(ddof=1):.2f}, {len(values)} seeds"
-        images = f"{row['images']:,}"
-        mean = f"{values.mean():.2f}"
-        rows.append([row["model"], ", ".join(settings), images, mean, spread])
-    caption = f"{len(rows)} trials on record, judged on the validation list."
-    return Table(caption, ["network", "settings", "images", "accuracy", "spread"], rows)
+        rows.append(
+            [
+                row["model"],
+                ", ".join(settings),
+                f"{row['images']:,}",
+                f"{values.mean():.2f}",
+                spread,
+                trial_verdict(row, trials),
+            ]
+        )
+    header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
+    return Table(caption, header, rows)
+
+
+def trial_verdict(row, trials):
+    """How a trial differs from its reference, by the standard error of the difference.
+
+    The reference is the first row with as many images and epochs and as many seeds, at
+    least two. Twice the standard error decides.
+    """
+    if len(row["seeds"]) == 1:
+        return "one seed: open"
+
+    def alike(other):
+        about = (other["images"], other["changes"]["epochs"], len(other["seeds"]))
+        return about == (row["images"], row["changes"]["epochs"], len(row["seeds"]))
+
+    reference = next(other for other in trials if alike(other))
+    if reference is row:
+        return "reference"
+    ours = 100 * np.array(row["validation_accuracy"])
+    theirs = 100 * np.array(reference["validation_accuracy"])
+    difference = ours.mean() - theirs.mean()
+    error = np.hypot(stats.sem(ours), stats.sem(theirs))
+    word = "undecided"
+    if difference > 2 * error:
+        word = "better"
+    if difference < -2 * error:
+        word = "worse"
+    return f"{word} ({difference:+.2f} ± {error:.2f})"
+
+
+# --- The discussion -------------------------------------------------------------------
 
 
 def discussion(record, ledger):
-    """The discussion of part 2: paragraphs in Markdown."""
-    results = record["results"]
-    ours = percent(results["your model"]["Accuracy (test)"])
-    tuned = " ".join(mean_over_seeds(record, "your tuned model"))
+    """The discussion of part 2: paragraphs in Markdown, all numbers from the record."""
+    return "\n\n".join(
+        [
+            which_is_better(record),
+            why(record),
+            which_classes(record),
+            what_averaging_brings(record),
+            what_it_costs(record),
+            how_far_it_goes(record, ledger),
+        ]
+    )
+
+
+def which_is_better(record):
+    ours = percent(record["results"]["our model"]["Accuracy (test)"])
+    tuned = " ".join(mean_over_seeds(record, "our tuned model"))
     pretrained = " ".join(mean_over_seeds(record, "pretrained model"))
-    averaged = []
-    for name in record["together"]:
-        averaged.append(f"{name} {percent(results[name]['Accuracy (test)'])}")
-    together = ", ".join(averaged)
+    return (
+        f"**Which is better?** On the {where(record)}, the pretrained model reaches "
+        f"{pretrained}, our tuned model {tuned}, and our model with the template's "
+        f"optimiser, after {record['epochs']['our model']} epoch(s), {ours}. "
+        f"{verdict(record)} ± is the standard deviation over the seeds."
+    )
+
+
+def why(record):
+    own = record["parameters"]["our tuned model"]
+    pretrained = record["parameters"]["pretrained model"]
+    return (
+        "**Why?** The pretrained model does not start from nothing: it has learnt "
+        "edges, textures and shapes from the photographs of ImageNet, and it has "
+        f"{pretrained / own:.0f} times as many parameters. Our tuned model gains over "
+        "our model by its longer training and by its settings, which are not told "
+        "apart here."
+    )
+
+
+def which_classes(record):
+    lines = []
+    for kind, matrix in record["confusion"].items():
+        lines.append(f"{kind}: {', '.join(most_confused(matrix, record['classes']))}")
+    return (
+        "**On which classes?** The pairs that are confused most, with the number of "
+        f"images: {'; '.join(lines)}. The matrix below shows all pairs of one model."
+    )
+
+
+def most_confused(matrix, classes, number=3):
+    """The pairs of classes that are mistaken for each other most, as texts."""
+    matrix = np.array(matrix)
+    both_ways = np.triu(matrix + matrix.T, k=1)
+    order = np.argsort(-both_ways, axis=None, kind="stable")[:number]
+    pairs = []
+    for one, other in zip(*np.unravel_index(order, matrix.shape), strict=True):
+        count = both_ways[one, other]
+        if count > 0:
+            pairs.append(f"{classes[one]} with {classes[other]} ({count})")
+    return pairs
+
+
+def what_averaging_brings(record):
+    sentences = []
+    for name, members in record["together"].items():
+        accuracy = record["results"][name]["Accuracy (test)"]
+        alone = [record["results"][member]["Accuracy (test)"] for member in members]
+        gain = 100 * (accuracy - np.mean(alone))
+        sentences.append(
+            f"{name} {percent(accuracy)}, {gain:+.2f} points against their mean alone"
+        )
+    return f"**What averaging brings:** {'; '.join(sentences)}."
+
+
+def what_it_costs(record):
+    costs = []
+    for kind, parameters in record["parameters"].items():
+        size = 2 * parameters / 10**6
+        costs.append(
+            f"{kind} {parameters / 10**6:.2f} million parameters, {size:.1f} MB in "
+            "half precision"
+        )
+    return (
+        f"**What it costs:** {'; '.join(costs)}. Where ImageNet weights may be used, "
+        "we would use the pretrained model; where every byte counts, our own."
+    )
+
+
+def how_far_it_goes(record, ledger):
     looks = sum(row["looks"] for row in ledger["test"])
-    return f"""\
-On the {record["images"]:,} images of the {record["judged on"]}, your model with the
-template's settings reaches {ours}, your tuned model {tuned}, the pretrained model
-{pretrained}. Tuned against pretrained: {verdict(record)}. Averaged predictions:
-{together}.
-
-In the history of this project {looks} scores were taken on the published test list
-(report/trials.json), so it is not untouched; no setting was chosen on it.
-
-A random split puts neighbouring tiles of one scene on both sides, so accuracy on a new
-region would be lower: frozen features reach 96.5% on a spatial split [12].
-"""
+    images = record["images"]
+    return (
+        f"**How far it goes:** all models together are wrong on the same "
+        f"{record['wrong by all']} of {images:,} images, whose labels are doubtful. In "
+        f"the history of this project {looks} scores were taken on the published test "
+        f"list ({LEDGER}); no setting was chosen on it. Neighbouring tiles of a scene "
+        "may lie on both sides of the published split, so accuracy in a new region may "
+        "be lower; that is not measured here."
+    )

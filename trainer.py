@@ -403,6 +403,10 @@ class Trainer:
     def test(self, dataset, label="testing"):
         """(avg_loss, avg_acc) without training: lists of the means so far."""
         scores, labels = self.predict(dataset, label)
+        return self.curves(scores, labels)
+
+    def curves(self, scores, labels):
+        """The same from scores (N, n_classes) that predict gave, and labels (N,)."""
         rows = []
         for part in torch.arange(len(labels)).split(self.batch_size):
             loss, accuracy = self.measure(scores[part].to(self.device), labels[part])

@@ -64,7 +64,8 @@ def show_figure(fig, path, caption, alt, note=""):
     name = Path(path).stem
     if name not in FIGURES:
         FIGURES[name] = len(FIGURES) + 1
-    print(f"Figure {FIGURES[name]}: {caption}")
+    text = f"Figure {FIGURES[name]}: {caption}"
+    display({"text/markdown": f"*{text}*", "text/plain": text}, raw=True)
 
 
 def png_bytes(fig, dpi):

@@ -25,7 +25,7 @@ INTERRUPTED = {  # long cells, and the method of Trainer whose third call is sto
     "tune": "optimise",
     "final-own": "optimise",
     "fine-tune": "optimise",
-    "predict-all": "scores",
+    "score-tuned": "scores",
 }
 ARM = """import time
 

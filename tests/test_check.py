@@ -491,24 +491,33 @@ def made_up_record():
         "numbers of": "full run",
         "judged on": "test list",
         "images": 5400,
-        "seeds of": {"your tuned model": ["tuned"], "pretrained model": ["pretrained"]},
-        "together": [],
+        "seeds of": {"our tuned model": ["tuned"], "pretrained model": ["pretrained"]},
+        "together": {},
+        "neighbours": {
+            "split after the draw": {
+                "copies": 0.26,
+                "correct": 990,
+                "total": 1200,
+                "interval": results.wilson_interval(990, 1200),
+            },
+        },
         "processor": "AVX512",
         "grid": [[0.91, 0.92], [0.93, 0.94]],
         "curves": {
-            "your model": {
+            "our model": {
                 "training loss": 0.3,
                 "test loss": 0.3141,
                 "test accuracy": 3653 / 5400,
             },
         },
         "results": {
-            "your model": model_row(3653, 0.842957),
+            "our model": model_row(3653, 0.842957),
             "tuned": model_row(5300, 0.155104),
             "pretrained": model_row(5346, 0.132401),
         },
         "mcnemar": [two_models(16, 62)],
-        "confusion": [[500, 12], [3, 485]],
+        "confusion": {"tuned": [[500, 12], [3, 485]]},
+        "wrong by all": 23,
         "calibration error": {"tuned, T = 0.55": 0.0047},
     }
 
@@ -559,9 +568,9 @@ ON_THE_SAME = [  # differences on the same kind of processor
         id="calibration error",
     ),
     pytest.param(
-        ("results", "your model", "Loss (test)"),
+        ("results", "our model", "Loss (test)"),
         0.84295700001,
-        ["results, your model, Loss (test): 0.842957, now 0.84295700001"],
+        ["results, our model, Loss (test): 0.842957, now 0.84295700001"],
         id="last digit of a loss",
     ),
     pytest.param(
@@ -571,9 +580,9 @@ ON_THE_SAME = [  # differences on the same kind of processor
         id="field of the grid missing",
     ),
     pytest.param(
-        ("confusion", 0, 0),
+        ("confusion", "tuned", 0, 0),
         333,
-        ["confusion, 1, 1: 500, now 333"],
+        ["confusion, tuned, 1, 1: 500, now 333"],
         id="count of the confusion matrix",
     ),
     pytest.param(
@@ -632,10 +641,13 @@ ON_ANOTHER = [  # (place, value, may it move?) on another kind of processor
         ("results", "tuned", "interval"), [0.97, 0.99], False, id="interval alone"
     ),
     pytest.param(
-        ("results", "tuned", "Accuracy (train)"), 592 / 600, True, id="two of a sample"
+        ("results", "tuned", "Accuracy (train)"),
+        1978 / 2000,
+        True,
+        id="two of a sample",
     ),
     pytest.param(
-        ("results", "tuned", "Accuracy (train)"), 591 / 600, False, id="three of it"
+        ("results", "tuned", "Accuracy (train)"), 1977 / 2000, False, id="three of it"
     ),
     pytest.param(("results", "tuned", "total"), 5401, False, id="number of images"),
     pytest.param(
@@ -645,19 +657,19 @@ ON_ANOTHER = [  # (place, value, may it move?) on another kind of processor
         ("results", "tuned", "Loss (test)"), 0.1544, False, id="third digit of a loss"
     ),
     pytest.param(
-        ("curves", "your model", "test loss"), 0.3142, True, id="end of a test curve"
+        ("curves", "our model", "test loss"), 0.3142, True, id="end of a test curve"
     ),
     pytest.param(
-        ("curves", "your model", "test accuracy"),
+        ("curves", "our model", "test accuracy"),
         3655 / 5400,
         True,
         id="two at its end",
     ),
     pytest.param(
-        ("curves", "your model", "test accuracy"), 3656 / 5400, False, id="three at it"
+        ("curves", "our model", "test accuracy"), 3656 / 5400, False, id="three at it"
     ),
     pytest.param(
-        ("curves", "your model", "training loss"), 0.3001, False, id="stored curve"
+        ("curves", "our model", "training loss"), 0.3001, False, id="stored curve"
     ),
     pytest.param(
         ("calibration error", "tuned, T = 0.55"), 0.0048, True, id="calibration"
@@ -665,8 +677,18 @@ ON_ANOTHER = [  # (place, value, may it move?) on another kind of processor
     pytest.param(
         ("calibration error", "tuned, T = 0.55"), 0, False, id="calibration of none"
     ),
-    pytest.param(("confusion", 0), [498, 14], True, id="two in the confusion matrix"),
-    pytest.param(("confusion", 0), [497, 15], False, id="three in it"),
+    pytest.param(
+        ("confusion", "tuned", 0), [498, 14], True, id="two in the confusion matrix"
+    ),
+    pytest.param(("confusion", "tuned", 0), [497, 15], False, id="three in it"),
+    pytest.param(("wrong by all",), 25, True, id="two wrong by all"),
+    pytest.param(("wrong by all",), 26, False, id="three wrong by all"),
+    pytest.param(
+        ("neighbours", "split after the draw", "interval"),
+        [0.8, 0.85],
+        False,
+        id="interval of the neighbours alone",
+    ),
     pytest.param(("grid", 0, 0), 0.9100001, False, id="grid, which is stored"),
     pytest.param(("mcnemar", 0), two_models(18, 58), True, id="right alone"),
     pytest.param(("mcnemar", 0), two_models(21, 62), False, id="five right alone"),

@@ -16,6 +16,7 @@ ALLOWED = {  # what each module may import of ours
     "trainer": ["utils", "eurosat"],
     "results": ["utils"],
     "pooling": [],
+    "symmetry": [],
 }
 
 

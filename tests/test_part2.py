@@ -180,6 +180,32 @@ def test_no_image_is_on_both_sides_of_a_split(part2, weights, seed):
     assert len(one) + len(two) == 200
 
 
+LABELS = torch.arange(10).repeat_interleave(270)
+
+
+def test_draws_with_replacement_are_even_and_repeat_images(part2):
+    generator = torch.Generator().manual_seed(0)
+    drawn = part2["draw_with_replacement"](LABELS, 1000, generator)
+    assert torch.bincount(LABELS[drawn]).tolist() == [100] * 10
+    assert len(drawn.unique()) < 1000
+
+
+COPIES = [  # sources, and the share of the test side that training has seen
+    case(torch.arange(1000), 0, id="none twice"),
+    case(torch.arange(500).repeat(2), 0.8, id="each twice"),
+    case(torch.zeros(1000), 1, id="one image alone"),
+]
+
+
+@table("sources, expected", COPIES)
+def test_copies_on_the_test_side_are_counted(part2, sources, expected):
+    train, test = part2["random_sides"](1000)
+    assert len(train) == 800
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(1000))
+    share = part2["share_with_copy"](sources, train, test)
+    assert share == pytest.approx(expected, abs=0.05)
+
+
 # --- Task 2: the own network ----------------------------------------------------------
 
 

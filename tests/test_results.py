@@ -49,13 +49,20 @@ def test_interval_is_wilsons(correct, total):
     assert found == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_row_holds_accuracies_losses_and_the_interval():
-    sample_scores = torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()
-    sample_labels = torch.tensor([0, 0])  # right, wrong
-    test_scores = torch.tensor([[0.9, 0.1]] * 10).log()
-    test_labels = torch.tensor([0] * 9 + [1])  # nine of ten are right
-    row = results.result_row(sample_scores, sample_labels, test_scores, test_labels)
-    assert row == {
+def test_rows_hold_accuracies_losses_and_intervals():
+    test_labels = torch.tensor([0] * 9 + [1])
+    test_scores = {
+        "net": torch.tensor([[0.9, 0.1]] * 10).log(),  # nine of ten are right
+        "together": torch.tensor([[0.1, 0.9]] * 10).log(),  # one of ten
+    }
+    sample_scores = {"net": torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()}
+    sample_labels = {"net": torch.tensor([0, 0])}  # right, wrong
+    rows = results.rows(
+        sample_scores, sample_labels, test_scores, test_labels, {"net": 1}
+    )
+    assert rows["net"] == {
+        "views": 1,
+        "training images": 2,
         "Accuracy (train)": 0.5,
         "Loss (train)": pytest.approx(-math.log(0.8 * 0.4) / 2),
         "Accuracy (test)": 0.9,
@@ -63,6 +70,19 @@ def test_a_row_holds_accuracies_losses_and_the_interval():
         "correct": 9,
         "total": 10,
         "interval": pytest.approx([0.5958, 0.9821], abs=1e-4),
+    }
+    assert rows["together"]["views"] == 8
+    assert rows["together"]["correct"] == 1
+    assert "Accuracy (train)" not in rows["together"]
+
+
+def test_the_ends_of_curves_are_their_last_values():
+    curves = {"training": ([3.0, 2.0], [0.1, 0.2]), "test": ([1.0], [0.4])}
+    assert results.curve_ends(curves) == {
+        "training loss": 2.0,
+        "training accuracy": 0.2,
+        "test loss": 1.0,
+        "test accuracy": 0.4,
     }
 
 
@@ -135,6 +155,8 @@ def test_fisher_is_a_sum_of_tables(correct, wrong, other_correct, other_wrong):
 def made_up_row(correct):
     """A model that has `correct` of 200 answers right; the other numbers are fixed."""
     return {
+        "views": 8,
+        "training images": 2000,
         "Accuracy (train)": 0.875,
         "Loss (train)": 0.125,
         "Accuracy (test)": correct / 200,
@@ -150,13 +172,29 @@ ONE_SEED = {
     "numbers of": "quick run",
     "judged on": "validation half",
     "images": 200,
+    "classes": ["Forest", "River", "Highway"],
+    "confusion": {
+        "pretrained, seed 42": [[90, 1, 0], [0, 60, 4], [2, 5, 38]],
+        "tuned, seed 42": [[88, 3, 0], [4, 58, 2], [0, 1, 44]],
+    },
+    "epochs": {"our model": 3, "our tuned model": 16, "pretrained model": 6},
+    "parameters": {"our tuned model": 500_000, "pretrained model": 3_000_000},
+    "wrong by all": 7,
+    "neighbours": {
+        "split after the draw": {
+            "copies": 0.256,
+            "correct": 180,
+            "total": 200,
+            "interval": [0.85, 0.9375],
+        },
+    },
     "seeds of": {
-        "your tuned model": ["tuned, seed 42"],
+        "our tuned model": ["tuned, seed 42"],
         "pretrained model": ["pretrained, seed 42"],
     },
-    "together": ["all 2 together"],
+    "together": {"all 2 together": ["tuned, seed 42", "pretrained, seed 42"]},
     "results": {
-        "your model": made_up_row(120),
+        "our model": made_up_row(120),
         "tuned, seed 42": made_up_row(180),
         "pretrained, seed 42": made_up_row(184),
         "all 2 together": made_up_row(186),
@@ -174,17 +212,43 @@ THREE_SEEDS = {
     "numbers of": "full run",
     "judged on": "test list",
     "images": 200,
+    "classes": ["Forest", "River", "Highway"],
+    "confusion": {
+        "pretrained, seed 42": [[90, 1, 0], [0, 60, 4], [2, 5, 38]],
+        "tuned, seed 42": [[88, 3, 0], [4, 58, 2], [0, 1, 44]],
+    },
+    "epochs": {"our model": 3, "our tuned model": 16, "pretrained model": 6},
+    "parameters": {"our tuned model": 500_000, "pretrained model": 3_000_000},
+    "wrong by all": 7,
+    "neighbours": {
+        "split after the draw": {
+            "copies": 0.256,
+            "correct": 180,
+            "total": 200,
+            "interval": [0.85, 0.9375],
+        },
+    },
     "seeds of": {
-        "your tuned model": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
+        "our tuned model": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
         "pretrained model": [
             "pretrained, seed 42",
             "pretrained, seed 43",
             "pretrained, seed 44",
         ],
     },
-    "together": ["3 tuned together", "all 6 together"],
+    "together": {
+        "3 tuned together": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
+        "all 6 together": [
+            "tuned, seed 42",
+            "tuned, seed 43",
+            "tuned, seed 44",
+            "pretrained, seed 42",
+            "pretrained, seed 43",
+            "pretrained, seed 44",
+        ],
+    },
     "results": {
-        "your model": made_up_row(120),
+        "our model": made_up_row(120),
         "tuned, train list alone": made_up_row(170),
         "tuned, seed 42": made_up_row(180),
         "tuned, seed 43": made_up_row(184),
@@ -217,15 +281,38 @@ LEDGER = {
     "trials": [
         {
             "model": "own",
+            "seeds": [42],
             "changes": {"epochs": 5, "optimizer": "Muon"},
             "images": 16200,
             "validation_accuracy": [0.97],
         },
         {
-            "model": "pretrained",
+            "model": "first",
+            "seeds": [42, 43, 44],
             "changes": {"epochs": 2},
             "images": 2000,
             "validation_accuracy": [0.98, 0.97, 0.99],
+        },
+        {
+            "model": "first",
+            "seeds": [42, 43, 44],
+            "changes": {"epochs": 2, "ema_decay": 0.0},
+            "images": 2000,
+            "validation_accuracy": [0.96, 0.95, 0.97],
+        },
+        {
+            "model": "first",
+            "seeds": [42, 43, 44],
+            "changes": {"epochs": 2, "augment": "None"},
+            "images": 2000,
+            "validation_accuracy": [0.98, 0.98, 0.98],
+        },
+        {
+            "model": "first",
+            "seeds": [42, 43, 44],
+            "changes": {"epochs": 2, "batch_size": 32},
+            "images": 2000,
+            "validation_accuracy": [0.995, 0.994, 0.996],
         },
     ],
     "test": [{"what": "full run", "looks": 10}, {"what": "earlier", "looks": 3}],
@@ -240,8 +327,8 @@ def test_summary_of_one_seed():
     )
     assert found.header == ["model", "accuracy", ""]
     assert found.rows == [
-        ["your model", "60.00%", "one seed"],
-        ["your tuned model", "90.00%", "one seed"],
+        ["our model", "60.00%", "one seed"],
+        ["our tuned model", "90.00%", "one seed"],
         ["pretrained model", "92.00%", "one seed"],
         ["all 2 together", "93.00%", ""],
     ]
@@ -252,8 +339,8 @@ def test_summary_of_three_seeds():
     expected = "Accuracy on the test list, 200 images (EuroSAT); full run."
     assert found.caption == expected
     assert found.rows == [
-        ["your model", "60.00%", "one seed"],
-        ["your tuned model", "91.00%", "± 1.00, 3 seeds"],
+        ["our model", "60.00%", "one seed"],
+        ["our tuned model", "91.00%", "± 1.00, 3 seeds"],
         ["pretrained model", "98.00%", "± 0.00, 3 seeds"],
         ["3 tuned together", "93.00%", ""],
         ["all 6 together", "99.00%", ""],
@@ -269,7 +356,8 @@ TEMPLATE_COLUMNS = [
 @table("record, accuracies", TEMPLATE_COLUMNS)
 def test_the_templates_table_shows_the_first_seed(record, accuracies):
     found = results.template_table(record)
-    assert found.caption == f"One seed each; test is the {record['judged on']}."
+    assert "One seed each. Train: 2,000 images on which that model" in found.caption
+    assert f"test: the {record['judged on']}, 200 images" in found.caption
     assert found.header == [
         "",
         "your model",
@@ -281,17 +369,19 @@ def test_the_templates_table_shows_the_first_seed(record, accuracies):
         ["Loss (train)", "0.125", "0.125", "0.125"],
         ["Accuracy (test)", *accuracies],
         ["Loss (test)", "0.250", "0.250", "0.250"],
+        ["views", "8", "8", "8"],
     ]
 
 
 def test_all_results_of_one_seed():
     found = results.results_table(ONE_SEED)
-    assert found.header == ["model", "accuracy", "right answers", "95 % interval"]
+    header = ["model", "views", "accuracy", "right answers", "95 % interval"]
+    assert found.header == header
     assert found.rows == [
-        ["your model, one seed", "60.00%", "120 of 200", "50.00 to 75.00%"],
-        ["tuned, seed 42", "90.00%", "180 of 200", "50.00 to 75.00%"],
-        ["pretrained, seed 42", "92.00%", "184 of 200", "50.00 to 75.00%"],
-        ["all 2 together", "93.00%", "186 of 200", "50.00 to 75.00%"],
+        ["our model, one seed", "8", "60.00%", "120 of 200", "50.00 to 75.00%"],
+        ["tuned, seed 42", "8", "90.00%", "180 of 200", "50.00 to 75.00%"],
+        ["pretrained, seed 42", "8", "92.00%", "184 of 200", "50.00 to 75.00%"],
+        ["all 2 together", "8", "93.00%", "186 of 200", "50.00 to 75.00%"],
     ]
 
 
@@ -299,7 +389,7 @@ def test_all_results_of_three_seeds_have_a_row_for_each_model():
     found = results.results_table(THREE_SEEDS)
     names = [row[0] for row in found.rows]
     assert names == [
-        "your model, one seed",
+        "our model, one seed",
         "tuned, train list alone, one seed",
         "tuned, seed 42",
         "tuned, seed 43",
@@ -314,13 +404,14 @@ def test_all_results_of_three_seeds_have_a_row_for_each_model():
 
 def test_mcnemars_table_of_one_seed():
     found = results.mcnemar_table(ONE_SEED)
-    assert "Tuned against pretrained is undecided" in found.caption
+    assert "is better is undecided." in found.caption
     assert found.rows == [["tuned, seed 42 / pretrained, seed 42", "4", "8", "0.39"]]
 
 
 def test_mcnemars_table_of_three_seeds():
     found = results.mcnemar_table(THREE_SEEDS)
-    assert "Tuned against pretrained is more than chance" in found.caption
+    sentence = "The pretrained model is better for all 3 seeds (p at most 0.004)."
+    assert sentence in found.caption
     assert found.rows == [
         ["tuned, seed 42 / pretrained, seed 42", "0", "16", "3e-05"],
         ["tuned, seed 43 / pretrained, seed 43", "2", "14", "0.0042"],
@@ -328,17 +419,33 @@ def test_mcnemars_table_of_three_seeds():
     ]
 
 
-P_VALUES = [
-    case([0.01, 0.049], "more than chance in the images", id="all below 0.05"),
-    case([0.01, 0.05], "undecided", id="one at 0.05"),
-    case([0.7, 0.01], "undecided", id="one above 0.05"),
+UNDECIDED = "Whether the tuned or the pretrained model is better is undecided."
+PRETRAINED = "The pretrained model is better for"
+TUNED = "The tuned model is better for"
+VERDICTS = [  # p and the images that one of two models alone gets right, for each seed
+    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed (p at most 0.01).", id="one"),
+    case(
+        [(0.01, 1, 9), (0.049, 2, 9)],
+        f"{PRETRAINED} all 2 seeds (p at most 0.05).",
+        id="all below 0.05",
+    ),
+    case(
+        [(0.01, 9, 1), (0.002, 9, 0)],
+        f"{TUNED} all 2 seeds (p at most 0.01).",
+        id="the other one",
+    ),
+    case([(0.01, 1, 9), (0.05, 2, 9)], UNDECIDED, id="one at 0.05"),
+    case([(0.7, 4, 5), (0.01, 1, 9)], UNDECIDED, id="one above 0.05"),
+    case([(0.01, 1, 9), (0.01, 9, 1)], UNDECIDED, id="each better once"),
 ]
 
 
-@table("p_values, words", P_VALUES)
-def test_the_verdict_needs_every_seed(p_values, words):
-    record = {"mcnemar": [{"p": p_value} for p_value in p_values]}
-    assert results.verdict(record) == words
+@table("seeds, sentence", VERDICTS)
+def test_the_verdict_needs_every_seed(seeds, sentence):
+    rows = []
+    for p, tuned, pretrained in seeds:
+        rows.append({"p": p, "right alone": [tuned, pretrained]})
+    assert results.verdict({"mcnemar": rows}) == sentence
 
 
 def test_published_figures_beside_one_seed():
@@ -366,38 +473,94 @@ def test_published_figures_beside_three_seeds():
         assert row[-1] == expected
 
 
-def test_trials_have_a_row_each():
-    found = results.trials_table(LEDGER)
-    assert found.caption == "2 trials on record, judged on the validation list."
-    assert found.header == ["network", "settings", "images", "accuracy", "spread"]
-    assert found.rows == [
-        ["own", "epochs 5, optimizer Muon", "16,200", "97.00", "one seed"],
-        ["pretrained", "epochs 2", "2,000", "98.00", "± 1.00, 3 seeds"],
+def test_trials_have_a_row_each_with_a_verdict():
+    today, earlier = results.trials_tables(LEDGER)
+    assert today.caption.startswith("1 trials of today's networks")
+    header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
+    assert today.header == header
+    assert today.rows == [
+        [
+            "own",
+            "epochs 5, optimizer Muon",
+            "16,200",
+            "97.00",
+            "one seed",
+            "one seed: open",
+        ]
+    ]
+    assert earlier.caption.startswith("4 trials of an earlier network")
+    spreads = [row[4] for row in earlier.rows]
+    assert spreads == [
+        "± 1.00, 3 seeds",
+        "± 1.00, 3 seeds",
+        "± 0.00, 3 seeds",
+        "± 0.10, 3 seeds",
+    ]
+    verdicts = [row[5] for row in earlier.rows]
+    assert verdicts == [
+        "reference",
+        "worse (-2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
+        "undecided (+0.00 ± 0.58)",
+        "better (+1.50 ± 0.58)",
     ]
 
 
-def test_an_empty_ledger_has_a_table_too():
-    found = results.trials_table({"trials": [], "test": []})
-    assert found.rows == []
-    assert "0 trials" in results.as_text(found)
+def test_an_empty_ledger_has_tables_too():
+    for found in results.trials_tables({"trials": [], "test": []}):
+        assert found.rows == []
+        assert found.caption.startswith("0 trials")
 
 
-def test_the_discussion_of_one_seed_says_its_numbers():
-    text = " ".join(results.discussion(ONE_SEED, LEDGER).split())
-    assert "On the 200 images of the validation half" in text
-    assert "reaches 60.00%, your tuned model 90.00% one seed" in text
-    assert "the pretrained model 92.00% one seed" in text
-    assert "Tuned against pretrained: undecided" in text
-    assert "all 2 together 93.00%" in text
-    assert "13 scores were taken on the published test list" in text
+def test_copies_of_training_images_have_a_table():
+    found = results.leak_table(ONE_SEED)
+    row = ["split after the draw", "25.6%", "180 of 200", "90.00%", "85.00 to 93.75%"]
+    assert found.rows == [row]
 
 
-def test_the_discussion_of_three_seeds_says_its_numbers():
-    text = " ".join(results.discussion(THREE_SEEDS, LEDGER).split())
-    assert "your tuned model 91.00% ± 1.00, 3 seeds" in text
-    assert "the pretrained model 98.00% ± 0.00, 3 seeds" in text
-    assert "Tuned against pretrained: more than chance in the images" in text
-    assert "3 tuned together 93.00%, all 6 together 99.00%" in text
+def test_each_class_has_a_row():
+    numbers = {"precision": 0.5, "recall": 1.0, "f1-score": 2 / 3, "support": 30.0}
+    report = {"Forest": numbers, "River": numbers, "accuracy": 0.7}
+    found = results.class_table(report, ["Forest", "River"], "tuned")
+    assert found.rows == [
+        ["Forest", "0.500", "1.000", "0.667", "30"],
+        ["River", "0.500", "1.000", "0.667", "30"],
+    ]
+
+
+ONE_SEED_SAYS = [
+    "On the validation half, 200 images (Drawn stand-in, not EuroSAT), the pretrained "
+    "model reaches 92.00% one seed, our tuned model 90.00% one seed, and our model "
+    "with the template's optimiser, after 3 epoch(s), 60.00%",
+    "Whether the tuned or the pretrained model is better is undecided.",
+    "it has 6 times as many parameters",
+    "pretrained, seed 42: River with Highway (9), Forest with Highway (2), "
+    "Forest with River (1)",
+    "tuned, seed 42: Forest with River (7), River with Highway (3). The matrix",
+    "all 2 together 93.00%, +2.00 points against their mean alone",
+    "our tuned model 0.50 million parameters, 1.0 MB in half precision",
+    "wrong on the same 7 of 200 images",
+    "13 scores were taken on the published test list",
+]
+THREE_SEEDS_SAY = [
+    "the pretrained model reaches 98.00% ± 0.00, 3 seeds",
+    "our tuned model 91.00% ± 1.00, 3 seeds",
+    "The pretrained model is better for all 3 seeds (p at most 0.004).",
+    "3 tuned together 93.00%, +2.00 points against their mean alone; "
+    "all 6 together 99.00%, +4.50 points against their mean alone",
+]
+
+
+@table(
+    "record, parts",
+    [
+        case(ONE_SEED, ONE_SEED_SAYS, id="one seed"),
+        case(THREE_SEEDS, THREE_SEEDS_SAY, id="three seeds"),
+    ],
+)
+def test_the_discussion_says_the_numbers_of_the_record(record, parts):
+    text = results.discussion(record, LEDGER)
+    for part in parts:
+        assert part in text
 
 
 # --- Markdown and text ----------------------------------------------------------------
@@ -414,7 +577,9 @@ TABLES = [
     case(results.published_table(THREE_SEEDS), id="published, three seeds"),
     case(results.summary_table(ONE_SEED), id="summary, one seed"),
     case(results.summary_table(THREE_SEEDS), id="summary, three seeds"),
-    case(results.trials_table(LEDGER), id="trials"),
+    case(results.trials_tables(LEDGER)[0], id="trials"),
+    case(results.trials_tables(LEDGER)[1], id="earlier trials"),
+    case(results.leak_table(ONE_SEED), id="copies"),
 ]
 
 

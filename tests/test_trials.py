@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Subset
 
 from eurosat import ImageDataset
-from results import trials_table
+from results import trials_tables
 from tests.helpers import refused
 from tools import trials
 from trainer import SETTINGS
@@ -92,13 +92,15 @@ def test_a_row_holds_what_was_typed_and_what_was_used(folder, monkeypatch):
 
 def test_the_table_of_trials_shows_a_new_row(folder, monkeypatch):
     ledger = run_command(monkeypatch, "own epochs=3 images=20 augment=None")
-    *_, row = trials_table(ledger).rows
-    network, settings, images, accuracy, spread = row
+    today, _ = trials_tables(ledger)
+    *_, row = today.rows
+    network, settings, images, accuracy, spread, verdict = row
     assert network == "own"
     assert settings == "epochs 3, augment None"
     assert images == "20"
     assert float(accuracy) >= 10
     assert spread == "one seed"
+    assert verdict == "one seed: open"
 
 
 def test_equal_lines_give_equal_rows(folder, monkeypatch):
@@ -132,6 +134,15 @@ def test_only_own_starts_whitened(part2, network, is_random):
     at_random = part2["new_model"](7)
     assert torch.equal(trainer.model[0].weight, at_random[0].weight) == is_random
     assert torch.equal(trainer.model[3].weight, at_random[3].weight)
+
+
+def test_the_symmetric_network_starts_from_its_seed(part2):
+    make = trials.NETWORKS["symmetric"]
+    one, same, other = [make(part2, TRAIN, seed, {}) for seed in (7, 7, 8)]
+    assert torch.equal(one.model[3].weight, same.model[3].weight)
+    assert not torch.equal(one.model[3].weight, other.model[3].weight)
+    row = run_here(part2, "symmetric", epochs="1", images="12")
+    assert row["model"] == "symmetric"
 
 
 def test_the_pretrained_network_is_named(part2):

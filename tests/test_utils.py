@@ -116,13 +116,16 @@ def test_a_figure_is_shown_with_alt_text_number_and_the_digest_of_its_file(execu
     content = (folder / "line.png").read_bytes()
     assert image.metadata.figure == hashlib.sha256(content).hexdigest()
     assert image.metadata["image/png"]["alt"] == "A line that rises."
-    assert caption.text == "Figure 1: A line.\n"
+    assert caption.data == {
+        "text/markdown": "*Figure 1: A line.*",
+        "text/plain": "Figure 1: A line.",
+    }
 
 
 def test_a_figure_keeps_its_number_and_its_bytes(executed):
     _, outputs, _ = executed
     _, other_caption = outputs["other"]
-    assert other_caption.text.startswith("Figure 2: ")
+    assert other_caption.data["text/plain"].startswith("Figure 2: ")
     first = outputs["line"]
     again = outputs["line-again"]
     assert again == first

@@ -2,7 +2,8 @@
 
 python -m tools.trials NETWORK [NAME=VALUE]...
 
-NETWORK is own (MyCNNModel with the notebook's recipe), own-not-whitened or pretrained.
+NETWORK is own (MyCNNModel with the notebook's recipe), own-not-whitened, symmetric
+(D4Network of symmetry.py with the same recipe) or pretrained.
 NAME is a setting of trainer.SETTINGS, images (so many of the train list, from its
 start) or seeds (joined by commas). VALUE is a number, None, or the name of a function
 or class: of the notebook, else of torch.nn or torch.optim. For example
@@ -16,11 +17,13 @@ test list is never read. The trial becomes a row of report/trials.json.
 import argparse
 from typing import NamedTuple
 
+import torch
 from torch.utils.data import Subset
 
 import utils
 from eurosat import load_eurosat, split_eurosat
 from results import LEDGER, json_text, read_json
+from symmetry import D4Network
 from tools.definitions import load_definitions
 from tools.files import command, commit
 from trainer import SETTINGS, Trainer, describe, settings
@@ -49,6 +52,15 @@ def own_not_whitened(part2, train, seed, changes):
     return Trainer(part2["new_model"](seed), cfg)
 
 
+def symmetric(part2, train, seed, changes):
+    """The trainer of a network with the symmetries of a square, with the recipe."""
+    cfg = part2["recipe"](train, seed=seed, **changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = D4Network(10)
+    return Trainer(model, cfg)
+
+
 def pretrained(part2, train, seed, changes):
     """The trainer of the pretrained network."""
     return part2["fine_tuner"](seed, **changes)
@@ -57,6 +69,7 @@ def pretrained(part2, train, seed, changes):
 NETWORKS = {
     "own": own,
     "own-not-whitened": own_not_whitened,
+    "symmetric": symmetric,
     "pretrained": pretrained,
 }
 
