@@ -170,11 +170,18 @@ def copy_with_commands(folder):
     return folder
 
 
+def outside_make():
+    """Environment variables without those with which make tells make what to do."""
+    variables = dict(os.environ)
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        variables.pop(name, None)
+    return variables
+
+
 def offline(folder):
     """Environment variables with which `folder` has neither images nor a network."""
-    variables = dict(os.environ)
-    for name in ("EUROSAT_REQUIRED", "MAKEFLAGS"):
-        variables.pop(name, None)
+    variables = outside_make()
+    variables.pop("EUROSAT_REQUIRED", None)
     variables["EUROSAT_ROOT"] = str(folder / "data")
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         variables[name] = "http://127.0.0.1:9"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, outside_make
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 INSTALL = "-m pip install --requirement requirements.txt --constraint constraints.txt"
@@ -30,9 +30,8 @@ echo "$@" >> calls
 
 def make(folder, *arguments):
     """Run make in a folder, without a network; what subprocess.run returns."""
-    variables = dict(os.environ)
-    for name in ("MAKEFLAGS", "PS2_PROFILE"):
-        variables.pop(name, None)
+    variables = outside_make()
+    variables.pop("PS2_PROFILE", None)
     python3 = Path(sys.executable).parent
     variables["PATH"] = f"{python3}:{variables['PATH']}"
     variables["PIP_NO_INDEX"] = "1"
