@@ -280,7 +280,8 @@ def verdict(record):
     if largest >= SIGNIFICANT or min(differences) < 0 < max(differences):
         return "Whether the tuned or the pretrained model is better is undecided."
     better = "pretrained" if min(differences) > 0 else "tuned"
-    return f"The {better} model is better for {seeds} (p at most {largest:.1g})."
+    bound = min(bound for bound in (0.001, 0.01, SIGNIFICANT) if largest < bound)
+    return f"The {better} model is better for {seeds} (p < {bound})."
 
 
 def published_table(record):

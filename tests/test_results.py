@@ -410,7 +410,7 @@ def test_mcnemars_table_of_one_seed():
 
 def test_mcnemars_table_of_three_seeds():
     found = results.mcnemar_table(THREE_SEEDS)
-    sentence = "The pretrained model is better for all 3 seeds (p at most 0.004)."
+    sentence = "The pretrained model is better for all 3 seeds (p < 0.01)."
     assert sentence in found.caption
     assert found.rows == [
         ["tuned, seed 42 / pretrained, seed 42", "0", "16", "3e-05"],
@@ -423,15 +423,15 @@ UNDECIDED = "Whether the tuned or the pretrained model is better is undecided."
 PRETRAINED = "The pretrained model is better for"
 TUNED = "The tuned model is better for"
 VERDICTS = [  # p and the images that one of two models alone gets right, for each seed
-    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed (p at most 0.01).", id="one"),
+    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed (p < 0.05).", id="one"),
     case(
         [(0.01, 1, 9), (0.049, 2, 9)],
-        f"{PRETRAINED} all 2 seeds (p at most 0.05).",
+        f"{PRETRAINED} all 2 seeds (p < 0.05).",
         id="all below 0.05",
     ),
     case(
-        [(0.01, 9, 1), (0.002, 9, 0)],
-        f"{TUNED} all 2 seeds (p at most 0.01).",
+        [(0.009, 9, 1), (0.002, 9, 0)],
+        f"{TUNED} all 2 seeds (p < 0.01).",
         id="the other one",
     ),
     case([(0.01, 1, 9), (0.05, 2, 9)], UNDECIDED, id="one at 0.05"),
@@ -544,7 +544,7 @@ ONE_SEED_SAYS = [
 THREE_SEEDS_SAY = [
     "the pretrained model reaches 98.00% ± 0.00, 3 seeds",
     "our tuned model 91.00% ± 1.00, 3 seeds",
-    "The pretrained model is better for all 3 seeds (p at most 0.004).",
+    "The pretrained model is better for all 3 seeds (p < 0.01).",
     "3 tuned together 93.00%, +2.00 points against their mean alone; "
     "all 6 together 99.00%, +4.50 points against their mean alone",
 ]
