@@ -243,6 +243,10 @@ class Trainer:
     def measure(self, scores, Y):
         """Loss and accuracy, as tensors, of scores (B, n_classes) for labels Y (B,)."""
         Y = as_whole_numbers("labels", Y).to(self.device)
+        classes = scores.shape[1]
+        if Y.max() >= classes:
+            found = f"label {Y.max()}, but the model has {classes} scores an image"
+            raise ValueError(f"{found}: labels must be from 0 to {classes - 1}")
         if isinstance(self.criterion, nn.NLLLoss):
             scores = scores.log_softmax(1)  # changes nothing where the model ends on it
         right = scores.argmax(1) == Y

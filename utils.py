@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -130,14 +131,19 @@ def print_over(text):
 def write_whole(path, content):
     """Write bytes, or a text in UTF-8, to `path`, whole or not at all.
 
-    An OSError, as of a full disk, leaves the file that was there.
+    An OSError, as of a full disk, leaves the file that was there. A file that is
+    replaced keeps its permissions.
     """
     target = Path(path).resolve()  # a link stays a link
+    if target.exists() and not target.is_file():  # a folder, or a device
+        raise OSError(f"{path} could not be written: it is no regular file")
     if isinstance(content, str):
         content = content.encode("utf-8")
     part = target.with_name(f"{target.name}-{os.getpid()}.part")
     try:
         part.write_bytes(content)
+        if target.exists():
+            part.chmod(stat.S_IMODE(target.stat().st_mode))
         part.replace(target)
     except OSError as error:
         raise OSError(f"{path} could not be written: {error.strerror}") from error

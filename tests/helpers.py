@@ -37,12 +37,19 @@ def refused(kind, *words):
 class TinyData(torch.utils.data.Dataset):
     """Uneven classes of random images (64, 64), as EuroSAT's: (PIL image, label).
 
+    It has what torchvision's EuroSAT has of an ImageFolder.
+
     `sizes` are the numbers of images of the classes; `change` is applied to each image.
     """
 
     def __init__(self, sizes=(9, 6, 5), change=None):
         self.classes = [f"Class{letter}" for letter in "CABDEFGHIJ"[: len(sizes)]]
+        self.class_to_idx = {name: label for label, name in enumerate(self.classes)}
         self.targets = np.repeat(np.arange(len(sizes)), sizes).tolist()
+        self.samples = []  # as of torchvision's ImageFolder
+        for number, label in enumerate(self.targets):
+            self.samples.append((f"{self.classes[label]}_{number}.jpg", label))
+        self.imgs = self.samples
         shape = (len(self), 64, 64, 3)
         self.pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         self.change = change
@@ -200,9 +207,10 @@ class Names:
         self.problems = problems
 
     def __getattr__(self, name):
-        if name not in self.space:
+        try:
+            return self.space[name]
+        except (KeyError, NameError):
             pytest.fail(self.why(name), pytrace=False)
-        return self.space[name]
 
     def why(self, name):
         """The sentence that says why a name is missing."""

@@ -68,8 +68,13 @@ def limit_data():
     lower_limit(resource.RLIMIT_DATA, 2 * 2**30)
 
 
-def collect_cases(tree, clone, path=None, cwd=None):
-    """{name: "" or what is wrong} of the cases in the report of run.sh on a clone."""
+def collect_cases(tree, clone, path=None, cwd=None, submission=None):
+    """{name: "" or what is wrong} of the cases in the report of run.sh on a clone.
+
+    `submission` is the path that run.sh is told, by default the clone's.
+    """
+    if submission is None:
+        submission = str(clone)
     report = clone.parent / "report.xml"
     open_to_all(clone.parent)
     environment = {
@@ -78,7 +83,7 @@ def collect_cases(tree, clone, path=None, cwd=None):
         "TMPDIR": str(clone.parent),
         "MALLOC_ARENA_MAX": "2",
         "PYTHONSAFEPATH": "1",
-        "DSL_SUBMISSION_DIR": str(clone),
+        "DSL_SUBMISSION_DIR": submission,
         "DSL_JUNIT_OUT": str(report),
     }
     script = "run.sh"
@@ -130,6 +135,19 @@ def test_a_clone_without_a_notebook_gets_a_report(tree, clone):
     (clone / "part 2.py").write_text("class MyCNNModel: pass")
     reason = only_case(collect_cases(tree, clone))
     assert reason == "no notebook defines MyCNNModel: there is no notebook"
+
+
+UNREADABLE = [
+    pytest.param("", "DSL_SUBMISSION_DIR names no clone", id="none named"),
+    pytest.param("no/clone", "No such file or directory: 'no/clone'", id="missing"),
+    pytest.param("run.sh", "Not a directory: 'run.sh'", id="a file"),
+]
+
+
+@pytest.mark.parametrize("submission, words", UNREADABLE)
+def test_a_clone_that_cannot_be_read_gets_a_report(tree, clone, submission, words):
+    reason = only_case(collect_cases(tree, clone, submission=submission))
+    assert words in reason
 
 
 def test_a_definition_that_kills_the_process_gets_a_report(tree, clone):
@@ -229,7 +247,7 @@ def test_other_notebooks_that_fit_are_named(tmp_path, capsys):
 def test_checks_that_never_end_are_stopped(tmp_path):
     write_submission(tmp_path / "a.ipynb", OWN)
     arguments = ["tests/test_template.py", f"--notebook={tmp_path / 'a.ipynb'}"]
-    with refused(RuntimeError, "was stopped after 0.2 s in the start of pytest"):
+    with refused(RuntimeError, "pytest was stopped after 0.2 s before it began"):
         collect.run_checks(arguments, 0.2)
 
 

@@ -57,8 +57,8 @@ FAILS = [
         "class A:\n    raise SystemExit(3)", "cell 1: SystemExit: 3", id="exit"
     ),
     pytest.param(
-        "def f(): pass\nprint(1).\n",
-        "cell 1: SyntaxError: invalid syntax line 2: print(1).",
+        "def f(): pass\nprint(1)..\n",
+        "cell 1: SyntaxError: invalid syntax line 2: print(1)..",
         id="syntax error",
     ),
     pytest.param(
@@ -127,11 +127,11 @@ def test_what_fails_is_named_with_its_cell_and_loading_goes_on(load, source, pro
 def test_why_a_name_is_missing(load):
     cells = [
         "class Net(undefined): pass\nSIZE = width\nwidth, height = 1, 2",
-        "def f(): pass\nanswer = 42\nprint(f()).",
+        "def f(): pass\nanswer = 42\nprint(f())..",
     ]
     space, problems = load(*cells)
     rule = "only imports, functions, classes and upper-case constants run"
-    syntax = "cell 2: SyntaxError: invalid syntax line 3: print(f())."
+    syntax = "cell 2: SyntaxError: invalid syntax line 3: print(f()).."
     assert space["__left_out__"] == {
         "Net": "cell 1: NameError: name 'undefined' is not defined",
         "SIZE": "cell 1: NameError: name 'width' is not defined",
@@ -141,6 +141,63 @@ def test_why_a_name_is_missing(load):
         "answer": syntax,
     }
     assert problems == [space["__left_out__"]["Net"], syntax]
+
+
+def test_the_full_stop_of_the_template_costs_nothing(load):
+    line = "print(f'{f():.2f} loss')."
+    space, problems = load("B = 1", f"def f(): return 1\n{line}\nA = 2\nB = 2")
+    assert space["f"]() == 1
+    assert space["A"] == 2
+    assert space["B"] == 1  # the cell does not run in Jupyter, and overwrites nothing
+    assert problems == [f"cell 2: SyntaxError: invalid syntax line 2: {line}"]
+
+
+LOOKED_UP = [  # what sets x to 3
+    pytest.param("x = 3", id="assignment"),
+    pytest.param("y, x = 4, 3", id="two names"),
+    pytest.param("x: int = 3", id="annotated assignment"),
+    pytest.param("x = 2\nx = 3", id="the last one wins"),
+    pytest.param("y = 3\nx = y", id="a name that needs another"),
+    pytest.param("if True:\n    x = 3\nelse:\n    x = 4", id="if"),
+    pytest.param("try:\n    x = 1 / 0\nexcept ArithmeticError:\n    x = 3", id="try"),
+]
+
+
+@pytest.mark.parametrize("source", LOOKED_UP)
+def test_a_name_that_is_needed_is_looked_up(load, source):
+    space, problems = load(source, "def f(): return x", "class A: y = x")
+    assert space["f"]() == 3
+    assert space["A"].y == 3
+    assert space["x"] == 3
+    assert not problems
+
+
+def test_a_name_is_looked_up_once(load):
+    space, _ = load("import os", "x = os.mkdir('made')", "def f(): return x")
+    assert os.listdir() == ["a.ipynb"]
+    assert space["f"]() is None
+    assert space["f"]() is None
+    assert sorted(os.listdir()) == ["a.ipynb", "made"]
+
+
+NOT_LOOKED_UP = [
+    pytest.param("for x in [3]: pass", "not defined", id="loop"),
+    pytest.param("x = x + 1", "cell 1: NameError: name 'x' is not", id="itself"),
+    pytest.param("x = 1 / 0", "cell 1: ZeroDivisionError: division", id="error"),
+    pytest.param("if False: x = 3", "left out", id="a branch that is not taken"),
+]
+
+
+@pytest.mark.parametrize("source, words", NOT_LOOKED_UP)
+def test_a_name_that_cannot_be_looked_up_says_why(load, source, words):
+    space, _ = load(source, "def f(): return x")
+    with pytest.raises(NameError, match=f"name 'x' is not defined.*{words}|{words}"):
+        space["f"]()
+
+
+def test_a_builtin_is_not_looked_up(load):
+    space, _ = load("sum = 0", "def f(): return sum([1, 2])")
+    assert space["f"]() == 3
 
 
 def test_a_cell_that_does_not_parse_overwrites_nothing(load):

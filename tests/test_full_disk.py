@@ -207,7 +207,7 @@ NO_FILE_OF_BEFORE = {  # calls with such a name, by file, or by notebook and cel
     "standin.py": {"image.save(file, 'JPEG', quality=90)"},  # in memory
     "tools/collect.py": {  # a temporary folder, and the report of a new run
         "Path(report).write_bytes(ElementTree.tostring(suites))",
-        "doing.write_text('the start of pytest')",
+        "doing.write_text(STARTING)",
         "errors.open('w')",
     },
     "tools/definitions.py": {"copy.copy(statement)"},  # in memory

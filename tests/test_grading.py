@@ -184,8 +184,8 @@ def test_exactly_the_checks_with_a_fault_lose_their_points_for_the_real_reason(g
         assert first_line[:60] in printed
     missing = "ModuleNotFoundError: No module named 'no_such_package'"
     assert f"not loaded: cell 1: {missing}" in printed
-    left_out = "cell 2: left out: only imports, functions, classes"
-    assert f"not loaded: answer is not defined ({left_out}" in printed
+    failed = "cell 2: TypeError: rot90()"
+    assert f"not loaded: answer is not defined ({failed}" in printed
     assert "task 2:  5 points, testable 12 of 15" in printed
 
 

@@ -202,6 +202,23 @@ def test_a_link_stays_a_link(tmp_path):
     assert target.read_text() == "after"
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_file_keeps_its_permissions(tmp_path, mode):
+    path = tmp_path / "file"
+    path.touch(mode)
+    path.chmod(mode)
+    utils.write_whole(path, "text")
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with refused(OSError, f"{path} could not be written: it is no regular file"):
+        utils.write_whole(path, "text")
+    assert path.is_fifo()
+
+
 @pytest.mark.parametrize("place", ["missing/file", "file/file"])
 def test_a_file_that_cannot_be_written_is_named(tmp_path, place):
     (tmp_path / "file").touch()

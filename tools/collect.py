@@ -6,6 +6,7 @@ tests/conftest.py uses run_checks, too: another notebook is graded in a child pr
 import importlib
 import os
 import re
+import site
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 PYTEST = "-P -m pytest -vv --tb=no -rfE --timeout=30 -o timeout_func_only=true".split()
+STARTING = "the start of pytest"
 SECONDS = 270  # the collector ends everything after 300
 DEFINES = re.compile(r"^ *(class|def) +MyCNNModel\b|^MyCNNModel *=", re.MULTILINE)
 
@@ -24,7 +26,10 @@ def main():
         stream.reconfigure(errors="backslashreplace")  # names of files may be of bytes
     try:
         importlib.import_module("pytest")
-        notebook = find_notebook(os.environ["DSL_SUBMISSION_DIR"])
+        clone = os.environ.get("DSL_SUBMISSION_DIR", "")
+        if not clone:
+            raise LookupError("DSL_SUBMISSION_DIR names no clone")
+        notebook = find_notebook(clone)
         arguments = ["tests/test_template.py", "-m", "points"]
         arguments += [f"--notebook={notebook}", f"--junitxml={report}"]
         run_checks(arguments, SECONDS)
@@ -37,11 +42,12 @@ def find_notebook(folder):
     """Path of the notebook below `folder` that defines MyCNNModel.
 
     Of several, the shallowest, then the first by name. LookupError says what there is
-    instead, if there is none.
+    instead, if there is none; OSError if the folder cannot be read.
     """
     # Not at the top: a machine that lacks nbformat gets a report that says so.
     from tools.definitions import codes
 
+    os.listdir(folder)  # OSError, a sentence, if it cannot be read
     fitting = []
     others = []
     for path in list_notebooks(folder):
@@ -98,10 +104,13 @@ def run_checks(arguments, seconds):
             "MALLOC_ARENA_MAX": "2",
             "MPLBACKEND": "Agg",
             "COLUMNS": "200",
+            # packages that are installed for this user alone, whatever HOME is
+            "PYTHONUSERBASE": site.getuserbase(),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         }
         errors = Path(folder, "errors")
         doing = Path(folder, "doing")  # tests/conftest.py notes there what is under way
-        doing.write_text("the start of pytest")
+        doing.write_text(STARTING)
         with errors.open("w") as stream:
             child = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stderr=stream
@@ -114,6 +123,8 @@ def run_checks(arguments, seconds):
     if last_doing == "":
         return child.returncode
     reason = f"the notebook {ended} in {last_doing}"
+    if last_doing == STARTING:  # there, no code of the notebook has run
+        reason = f"pytest {ended} before it began"
     raise RuntimeError(f"{reason}: {last_words[-300:]}".rstrip(": "))
 
 

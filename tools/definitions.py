@@ -1,13 +1,16 @@
 """Load what a notebook defines, by one plain rule: for the tests, and for tools.
 
 Of each code cell that parses as a whole, the imports, the functions, the classes and
-the assignments to UPPER_CASE names run, in order, and nothing else. Of these, the
-modules that are imported, decorators, default arguments, the body of a class and the
-value of an upper-case constant are code, and do run. Nothing of a cell that does not
-parse runs, as in Jupyter. This is no jail for other people's code.
+the assignments to UPPER_CASE names run, in order. Of these, the modules that are
+imported, decorators, default arguments, the body of a class and the value of an
+upper-case constant are code, and do run. Of the other statements, one runs where
+something needs the name that it sets, such as `device`: the last one that sets it.
+Nothing of a cell that does not parse runs, as in Jupyter. This is no jail for other
+people's code.
 """
 
 import ast
+import builtins
 import contextlib
 import copy
 import re
@@ -21,7 +24,11 @@ from tools.files import read_notebook
 IMPORTS = (ast.Import, ast.ImportFrom)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
+SETTINGS = (*ASSIGNMENTS, ast.If, ast.Try)  # statements that may set a name
 LEFT_OUT = "left out: only imports, functions, classes and upper-case constants run"
+# The template's line that prints the result of the search ends in a full stop. Who
+# keeps it must not lose what stands in the same cell.
+FULL_STOP = re.compile(r"^(print\(.*\))\.[ \t]*$", re.MULTILINE)
 
 
 class Missing:
@@ -37,6 +44,29 @@ class Missing:
         raise ModuleNotFoundError(self._reason)
 
 
+class Space(dict):
+    """A namespace in which a name that is missing is looked up, once.
+
+    `later[name]` is (cell, statement): what sets it, and has not run.
+    """
+
+    def __init__(self, names):
+        super().__init__(names)
+        self.later = {}
+
+    def __missing__(self, name):
+        """NameError, in one line, if the statement that sets the name fails."""
+        if name not in self.later or hasattr(builtins, name):
+            raise KeyError(name)
+        cell, statement = self.later.pop(name)
+        error = run(statement, cell, self, contextlib.nullcontext)
+        if error is None and name in self:
+            return self[name]
+        reason = LEFT_OUT if error is None else describe(cell, error)
+        self["__left_out__"][name] = reason
+        raise NameError(f"name {name!r} is not defined ({reason})")
+
+
 def load_definitions(path, guard=contextlib.nullcontext, **given):
     """(namespace, problems): what a notebook defines, and what failed, a line each.
 
@@ -44,8 +74,8 @@ def load_definitions(path, guard=contextlib.nullcontext, **given):
     within `guard()`. namespace["__left_out__"] is a dictionary: why a name is missing.
     OSError or ValueError if there is no notebook at `path`.
     """
-    space = {"__name__": Path(path).stem, "__left_out__": {}, "display": display}
-    space.update(given)
+    names = {"__name__": Path(path).stem, "__left_out__": {}, "display": display}
+    space = Space({**names, **given})
     problems = []
     for number, source in enumerate(codes(path), 1):
         for problem in load_cell(f"cell {number}", source, space, guard, given):
@@ -70,14 +100,16 @@ def load_cell(cell, source, space, guard, given):
         names = re.findall(r"^(?:class |def |(?=\w+ *=))(\w+)", source, re.MULTILINE)
         left_out.update(dict.fromkeys(names, reason))
         yield reason
-        return
+        statements = without_full_stop(source, space)
     for statement in split_imports(statements):
         names = bound_names(statement)
         if not may_run(statement):
             for name in names:
                 left_out.setdefault(name, f"{cell}: {LEFT_OUT}")
+                if isinstance(statement, SETTINGS):
+                    space.later[name] = (cell, statement)
             continue
-        error = run(statement, cell, space, guard)
+        error = run_and_look_up(statement, cell, space, guard)
         space.update(given)
         if error is None:
             continue
@@ -103,6 +135,22 @@ def parse_cell(source):
     # The compiler refuses what the parser takes, such as `return` outside a function.
     compile(tree, "cell", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     return tree.body
+
+
+def without_full_stop(source, space):
+    """Statements of a cell that the template's full stop alone keeps from running.
+
+    Without those that would set a name again: where it was set before, a cell that
+    does not parse leaves it.
+    """
+    mended = FULL_STOP.sub(r"\1", source)
+    if mended == source:
+        return []
+    try:
+        statements = parse_cell(mended)
+    except SyntaxError:
+        return []
+    return [part for part in statements if not space.keys() & set(bound_names(part))]
 
 
 def split_imports(statements):
@@ -154,6 +202,19 @@ def run(statement, cell, space, guard):
     except (Exception, SystemExit) as error:
         return error
     return None
+
+
+def run_and_look_up(statement, cell, space, guard):
+    """The same, but names that the body of a class needs are looked up, too.
+
+    There, Python 3.11 does not ask Space.__missing__.
+    """
+    error = run(statement, cell, space, guard)
+    while isinstance(error, NameError) and error.name in space.later:
+        with contextlib.suppress(NameError):
+            space[error.name]
+        error = run(statement, cell, space, guard)
+    return error
 
 
 def describe(cell, error):

@@ -104,14 +104,17 @@ def content_of(output):
         return dict(output.data)
     if output.get("text"):
         return {"text/plain": output.text}
-    return {"text/plain": "\n".join(output.get("traceback", []))}
+    traceback = output.get("traceback", [])
+    if not traceback:
+        traceback = [f"{output.get('ename', '')}: {output.get('evalue', '')}"]
+    return {"text/plain": "\n".join(traceback)}
 
 
 def best_form(output):
     """(media type, content) that a page shows best; TypstError if it can show none."""
     content = content_of(output)
     text = content.get("text/plain", "")
-    is_name = re.fullmatch(r"<[\w.]+ object.*>", text)
+    is_name = re.fullmatch(r"<[\w.]+ .*(object|at 0x).*>", text)
     if is_name and len(content) > 1:
         del content["text/plain"]  # the content is in the other forms
     if "<script" in content.get("text/html", ""):
