@@ -42,7 +42,9 @@ def product_table():
 
 def division_table():
     """The table (8, 8) with table[g, h] = q, where "first q, then g" is h."""
-    return product_table().argsort(dim=1)  # in a row of products, q stands at place h
+    return product_table().argsort(
+        dim=1
+    )  # in row g of the products, h stands at place q
 
 
 # --- The layers -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The trainer of the course's template, with checked settings and honest means.
+"""The trainer of the course's template, with checked settings and correct means.
 
 Used by ps2_eurosat.ipynb, tools/ and tests/.
 """

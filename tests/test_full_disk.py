@@ -97,7 +97,7 @@ def write_results(monkeypatch):
 
 
 def write_looks(monkeypatch):
-    made = {"results": {}}
+    made = {}
     ledger = {"test": [], "trials": LONG}
     run_cell("write-results", record=made, profile="full", out=Path("."), ledger=ledger)
 

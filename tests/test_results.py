@@ -310,9 +310,9 @@ LEDGER = {
         {
             "model": "first",
             "seeds": [42, 43, 44],
-            "changes": {"epochs": 2, "batch_size": 32},
+            "changes": {"epochs": "2", "batch_size": 32},
             "images": 2000,
-            "validation_accuracy": [0.995, 0.994, 0.996],
+            "validation_accuracy": [0.900, 0.899, 0.901],
         },
     ],
     "test": [{"what": "full run", "looks": 10}, {"what": "earlier", "looks": 3}],
@@ -464,9 +464,10 @@ def test_published_figures_beside_three_seeds():
         "tuned, seed 42",
         "pretrained, seed 42",
     ]
-    assert found.rows[0] == ["96.21% of 5,400", "differs", "differs", "undecided"]
-    assert found.rows[-1] == ["99.20% of 2,700", "differs", "differs", "undecided"]
-    for row, (accuracy, images) in zip(found.rows, results.PUBLISHED, strict=True):
+    assert found.rows[0] == ["96.21% of 5,400 [6]", "differs", "differs", "undecided"]
+    assert found.rows[-1] == ["99.20% of 2,700 [9]", "differs", "differs", "undecided"]
+    for row, figure in zip(found.rows, results.PUBLISHED, strict=True):
+        accuracy, images, _ = figure
         correct = round(accuracy * images / 100)
         p_value = fisher_by_hand(196, 4, correct, images - correct)
         expected = "differs" if p_value < 0.05 else "undecided"
@@ -499,10 +500,21 @@ def test_trials_have_a_row_each_with_a_verdict():
     verdicts = [row[5] for row in earlier.rows]
     assert verdicts == [
         "reference",
-        "worse (-2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
+        "undecided (-2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
         "undecided (+0.00 ± 0.58)",
-        "better (+1.50 ± 0.58)",
+        "worse (-8.00 ± 0.58)",
     ]
+
+
+def test_a_discussion_without_a_ledger_says_nothing_of_looks():
+    text = results.discussion(ONE_SEED, {"trials": [], "test": []})
+    assert "scores were taken" not in text
+
+
+def test_a_loss_by_averaging_has_a_minus():
+    record = {**ONE_SEED, "results": {**ONE_SEED["results"]}}
+    record["results"]["all 2 together"] = made_up_row(181)
+    assert "(−0.50 points)" in results.discussion(record, LEDGER)
 
 
 def test_an_empty_ledger_has_tables_too():
@@ -529,24 +541,28 @@ def test_each_class_has_a_row():
 
 ONE_SEED_SAYS = [
     "On the validation half, 200 images (Drawn stand-in, not EuroSAT), the pretrained "
-    "model reaches 92.00% one seed, our tuned model 90.00% one seed, and our model "
-    "with the template's optimiser, after 3 epoch(s), 60.00%",
+    "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our model "
+    "with the template's optimiser, after 3 epochs, 60.00%",
     "Whether the tuned or the pretrained model is better is undecided.",
-    "it has 6 times as many parameters",
+    "and has 6 times as many parameters",
+    "(length of training, settings, first layer, views)",
+    "we would use the smaller one",
     "pretrained, seed 42: River with Highway (9), Forest with Highway (2), "
     "Forest with River (1)",
     "tuned, seed 42: Forest with River (7), River with Highway (3). The matrix",
-    "all 2 together 93.00%, +2.00 points against their mean alone",
+    "all 2 together 93.00% (+2.00 points)",
     "our tuned model 0.50 million parameters, 1.0 MB in half precision",
-    "wrong on the same 7 of 200 images",
+    "the 2 tuned and pretrained models all miss the same 7 of 200 images",
     "13 scores were taken on the published test list",
 ]
 THREE_SEEDS_SAY = [
-    "the pretrained model reaches 98.00% ± 0.00, 3 seeds",
-    "our tuned model 91.00% ± 1.00, 3 seeds",
+    "the pretrained model reaches 98.00% (± 0.00, 3 seeds)",
+    "our tuned model 91.00% (± 1.00, 3 seeds)",
+    "± is the standard deviation over the seeds",
+    "first layer, views, number of training images)",
+    "we would use the pretrained model",
     "The pretrained model is better for all 3 seeds (p < 0.01).",
-    "3 tuned together 93.00%, +2.00 points against their mean alone; "
-    "all 6 together 99.00%, +4.50 points against their mean alone",
+    "3 tuned together 93.00% (+2.00 points); all 6 together 99.00% (+4.50 points)",
 ]
 
 
