@@ -494,7 +494,7 @@ def made_up_record():
         "seeds of": {"our tuned model": ["tuned"], "pretrained model": ["pretrained"]},
         "together": {},
         "neighbours": {
-            "split after the draw": {
+            "split by draw": {
                 "copies": 0.26,
                 "correct": 990,
                 "total": 1200,
@@ -684,7 +684,7 @@ ON_ANOTHER = [  # (place, value, may it move?) on another kind of processor
     pytest.param(("wrong by all",), 25, True, id="two wrong by all"),
     pytest.param(("wrong by all",), 26, False, id="three wrong by all"),
     pytest.param(
-        ("neighbours", "split after the draw", "interval"),
+        ("neighbours", "split by draw", "interval"),
         [0.8, 0.85],
         False,
         id="interval of the neighbours alone",

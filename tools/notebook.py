@@ -177,7 +177,7 @@ def find_reason(error, stderr):
         if line.strip() and ABOUT_TCP not in line:
             told.append(line.strip())
     if not told:
-        return f"{error}; if the kernel died without a word, memory is the usual reason"
+        return f"{error}; if the kernel died without a word, memory may be the reason"
     last_words = " / ".join(told[-5:])
     return f"{error}; its last words: {last_words}"
 
