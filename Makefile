@@ -32,7 +32,7 @@ check: .venv/installed  ## prove the record, or compare two notebooks: BEFORE=FI
 	$(PY) -m tools.check $${OLD_FILE:+"$$OLD_FILE"} $${NEW_FILE:+"$$NEW_FILE"}
 grade: export FILE := $(value SUBMISSION)# as it is typed: quotes, brackets and $ mean nothing
 grade: .venv/installed  ## points that a program can give: make grade SUBMISSION=FILE
-	$(PY) -m pytest tests/test_template.py --notebook "$$FILE" --junitxml build/grade.xml
+	$(PY) -m tools.grade -- "$$FILE"
 tune: .venv/installed   ## the grid search of a full run in several processes: WORKERS=2
 	PS2_PROFILE=full $(PY) -m tools.tune "$(WORKERS)"
 bench: .venv/installed  ## measure speed into report/benchmark.md

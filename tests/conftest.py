@@ -1,9 +1,10 @@
 """Fixtures for all tests, and `--notebook FILE`: the contract on another notebook.
 
-Another notebook is other people's code: tests/test_template.py runs on it in a child
-process with limits, and ends in a table of points. This is no jail.
+Another notebook is other people's code: tools/grade.py runs tests/test_template.py on
+it in a child process, which sets itself limits here. This is no jail.
 """
 
+import builtins
 import contextlib
 import functools
 import os
@@ -17,18 +18,18 @@ import torch
 from hypothesis import settings
 
 from tests.helpers import FOREIGN, Names, TinyData, lower_limit, within
-from tools.collect import run_checks
-from tools.definitions import codes, load_definitions
+from tools.definitions import load_definitions
+from tools.grade import KEPT
 
 settings.register_profile("short", deadline=None, derandomize=True, max_examples=50)
 settings.register_profile("soak", deadline=None, max_examples=2000)
 settings.load_profile("short")
 ROOT = Path(__file__).resolve().parent.parent
 OWN = ROOT / "ps2_eurosat.ipynb"
-GIBIBYTE = 2**30
+MOST_MEMORY = 7 * 2**28  # bytes, 1.75 GiB; also of a file that is written
+MOST_CPU = 600  # seconds of a processor
 START = time.monotonic()
 RESERVE = 70  # seconds for the last check and the report
-POSSIBLE = {"task 1": 10, "task 2": 15, "task 3": 10, "task 4": 10, "task 5": 5}
 
 
 def pytest_addoption(parser):
@@ -38,21 +39,10 @@ def pytest_addoption(parser):
 
 
 def pytest_cmdline_main(config):
-    """Hand another notebook over to a child process."""
+    """Refuse another notebook outside of a child process with limits."""
     notebook = config.option.notebook.resolve()
-    if FOREIGN or notebook == OWN:
-        return None
-    report = config.option.xmlpath
-    if report:  # it may be of an earlier notebook
-        Path(report).unlink(missing_ok=True)
-    try:
-        codes(notebook)
-        return run_checks(config.invocation_params.args, seconds=600)
-    except (OSError, ValueError) as error:
-        raise pytest.UsageError(str(error)) from None
-    except RuntimeError as error:
-        advice = "leave a check out with -k 'not NAME'"
-        raise pytest.UsageError(f"{notebook}: {error}; {advice}") from None
+    if not FOREIGN and notebook != OWN:
+        raise pytest.UsageError(f"python -m tools.grade {notebook} grades it")
 
 
 # --- In the child process -------------------------------------------------------------
@@ -107,13 +97,11 @@ def guard(request):
 
 
 @pytest.fixture(scope="session")
-def notebook(request, guard):
+def notebook(request, guard, record_testsuite_property):
     """The names of the notebook that is tested."""
     path = request.config.option.notebook.resolve()
     if FOREIGN:
-        import resource  # not on Windows
-
-        lower_limit(resource.RLIMIT_DATA, 4 * GIBIBYTE)
+        limit_process()
         os.chdir(os.environ["HOME"])
         ours = (ROOT, ROOT / "tests")
         others = [entry for entry in sys.path if Path(entry) not in ours]
@@ -121,8 +109,24 @@ def notebook(request, guard):
     given = {"device": torch.device("cpu"), "data": TinyData()}
     note_doing("its definitions")
     space, problems = load_definitions(path, guard, **given)
+    for problem in problems:
+        record_testsuite_property("not loaded", problem)
     request.config.names = Names(path, space, problems)
     return request.config.names
+
+
+def limit_process():
+    """Limits of this process; lower ones in force stay. Nobody is there to type."""
+    import resource  # not on Windows
+
+    lower_limit(resource.RLIMIT_DATA, MOST_MEMORY)
+    lower_limit(resource.RLIMIT_FSIZE, MOST_MEMORY)
+    lower_limit(resource.RLIMIT_CPU, MOST_CPU)
+    builtins.input = refuse_input
+
+
+def refuse_input(prompt=""):
+    raise EOFError("input() is refused: nobody is there to type")
 
 
 @pytest.fixture(scope="session")
@@ -132,65 +136,39 @@ def part2(notebook):
     return notebook.space
 
 
-def pytest_itemcollected(item):
-    """The points of a check go into its properties, which reports keep."""
-    for marker in item.iter_markers("points"):
-        task, points = marker.args
-        item.user_properties.append((f"task {task}", points))
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Why a name is missing on which a check failed, as a property in the report."""
+    report = yield
+    names = getattr(item.config, "names", None)
+    if report.failed and names is not None:
+        found = re.findall(r"name '(\w+)' is not", report.longreprtext)
+        for name in dict.fromkeys(found):
+            item.user_properties.append(("missing", names.why(name)))
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(terminalreporter, config):
-    """Last of all, what could not be loaded, the points of each task, and notes."""
+def pytest_terminal_summary(config):
+    """Last of all, the template's own faults; the report is written by then."""
     yield
-    reports = []
-    for outcome in ("passed", "failed", "error", "skipped"):
-        reports.extend(terminalreporter.stats.get(outcome, []))
-    names = getattr(config, "names", None)
-    if names is not None:
-        for problem in names.problems + missed(names, reports):
-            terminalreporter.write_line(f"not loaded: {problem}")
-    for line in points_of(reports):
-        terminalreporter.write_line(line)
-    note_doing("")  # the report is written; what follows costs nothing
-    if names is not None:
-        for line in kept_faults(config):
-            terminalreporter.write_line(line)
+    note_doing("")  # what follows costs nothing
+    if FOREIGN:
+        for text in kept_faults(config):
+            print(f"{KEPT}{text}")
 
 
 def kept_faults(config):
-    """A line for each fault of the template itself that another notebook has kept."""
-    for item in getattr(config, "faults", []):
+    """The faults of the template itself that another notebook has kept."""
+    names = getattr(config, "names", None)
+    if names is None:
+        return
+    for item in config.faults:
         marker = item.get_closest_marker("fault")
         try:
             with within(config.option.timeout):
-                item.function(config.names)
+                item.function(names)
         except (AssertionError, ValueError):
-            yield f"the template's own fault, costs nothing: {marker.args[0]}"
+            yield marker.args[0]
         except (Exception, pytest.fail.Exception):
             pass  # it cannot be told, such as without a Trainer
-
-
-def missed(names, reports):
-    """Why each name is missing on which a check failed, a sentence each."""
-    text = " ".join(report.longreprtext for report in reports)
-    found = re.findall(r"name '(\w+)' is not", text)
-    return [names.why(name) for name in dict.fromkeys(found)]
-
-
-def points_of(reports):
-    """A line for each task: its points; no line if no check with points has run."""
-    got = dict.fromkeys(POSSIBLE, 0)
-    testable = dict.fromkeys(POSSIBLE, 0)
-    for report in reports:
-        for task, points in getattr(report, "user_properties", []):
-            testable[task] += points
-            if report.passed:
-                got[task] += points
-    if not any(testable.values()):
-        return []
-    return [
-        f"{task}: {got[task]:2} points, testable {testable[task]:2} of {possible}; "
-        "a person gives the others"
-        for task, possible in POSSIBLE.items()
-    ]

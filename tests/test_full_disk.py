@@ -205,12 +205,16 @@ NO_FILE_OF_BEFORE = {  # calls with such a name, by file, or by notebook and cel
     "eurosat.py": {"PIL.Image.open(file, formats=['JPEG'])"},  # reads
     "ps2_eurosat.ipynb, own-tile": {"Image.open('tile.jpg')"},  # reads
     "standin.py": {"image.save(file, 'JPEG', quality=90)"},  # in memory
-    "tools/collect.py": {  # a temporary folder, and the report of a new run
+    "tools/collect.py": {  # the report of a new run
         "Path(report).write_bytes(ElementTree.tostring(suites))",
-        "doing.write_text(STARTING)",
-        "errors.open('w')",
     },
     "tools/definitions.py": {"copy.copy(statement)"},  # in memory
+    "tools/grade.py": {  # a temporary folder
+        "doing.write_text(STARTING)",
+        "errors.open('w')",
+        "path.open('rb')",
+        "printed.open('w')",
+    },
     "tools/pdf.py": {  # a temporary folder
         "source.write_text(DESIGN.read_text(encoding='utf-8') + body, encoding='utf-8')"
     },

@@ -1,9 +1,7 @@
 """Grading another notebook: planted faults, harmful code, and what costs nothing."""
 
-import os
 import subprocess
 import sys
-from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
@@ -13,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 from tests import test_template as template
 from tests.helpers import Names, refused
+from tools import grade
 
 # In the style of the template, with its faults and others; answers are below "# TODO".
 SUBMISSION = """%matplotlib inline
@@ -110,12 +109,12 @@ ENDLESS = ", endless=all(1 for _ in iter(int, 1))"
 COSTS = {  # the checks that lose their points, and what the reason says
     "test_rotate_picture_turns_always_the_same_way_round": "wrong for 270 and 360",
     "test_plot_histogram_has_a_bar_for_each_class_of_its_data": (
-        "TimeoutError: stopped after 15 s"
+        "TimeoutError: stopped after 10 s"
     ),
     "test_rotated_items_are_originals_with_their_labels_in_the_shares_asked_for": (
         "[4, 4, 8] images"
     ),
-    "test_the_same_seed_gives_the_same_images": "Timeout",
+    "test_the_same_seed_gives_the_same_images": "it takes longer than 10.0 s",
     "test_rotated_data_answers_the_call_of_the_template": "MemoryError",
     "test_pooling_with_padding_equals_torch": "'padding'",
     "test_pooling_is_own": "max_pool2d",
@@ -128,6 +127,20 @@ COSTS = {  # the checks that lose their points, and what the reason says
     "test_line_of_the_template_prints_loss_and_accuracy": "unsupported format string",
     "test_a_cell_loads_a_network_with_pretrained_weights": "no call with",
 }
+FULL_STOP = SUBMISSION.split("\n")[-4]
+# Its first function ends the process, its second one is right.
+KILLS = """import os
+import numpy as np
+from matplotlib import pyplot as plt
+# %%
+def rotate_picture(picture, rotation):
+    os.kill(os.getpid(), 9)
+# %%
+def plot_histogram(data):
+    names = [f"{name}:{label}" for label, name in enumerate(data.classes)]
+    fig, ax = plt.subplots()
+    ax.bar(names, np.bincount(data.targets))
+    return fig, ax"""
 TEMPLATE_FAULTS = [
     "averages divide",
     "test runs",
@@ -144,22 +157,6 @@ def write_submission(path, code):
     path.write_text("\ufeff" + content, encoding="utf-8")
 
 
-def grade(file):
-    """{check: reason or ""} of the cases of the report, and how the command ended."""
-    report = file.with_name("report.xml")
-    report.write_text("of an earlier notebook")
-    command = [sys.executable, "-m", "pytest", "tests/test_template.py", "--timeout=15"]
-    command += ["--notebook", file, "--junitxml", report]
-    environment = {**os.environ, "TOKEN": "secret"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    checks = {}
-    if report.exists():
-        for case in ElementTree.parse(report).iter("testcase"):
-            reasons = [outcome.get("message", "") for outcome in case]
-            checks[case.get("name")] = " ".join(reasons).strip()
-    return checks, ended
-
-
 @pytest.fixture
 def file(tmp_path):
     return tmp_path / "Übung 2 (fertig).ipynb"
@@ -167,53 +164,135 @@ def file(tmp_path):
 
 @pytest.fixture(scope="module")
 def graded(tmp_path_factory):
-    """The checks of SUBMISSION with their reasons, and what is printed."""
+    """What grade says of SUBMISSION, with a third of the time for a check."""
     file = tmp_path_factory.mktemp("team") / "Übung 2 (fertig).ipynb"
     write_submission(file, SUBMISSION)
-    checks, ended = grade(file)
-    return checks, ended.stdout
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "PYTEST", [*grade.PYTEST, "--timeout=10"])
+        patch.setenv("TOKEN", "secret")
+        return grade.grade(file)
+
+
+def reasons_of(result):
+    """{check: why it lost its points} of what grade says."""
+    reasons = {check["check"]: check["reason"] for check in result["checks"]}
+    return {check: reason for check, reason in reasons.items() if reason}
 
 
 def test_exactly_the_checks_with_a_fault_lose_their_points_for_the_real_reason(graded):
-    checks, printed = graded
-    assert len(checks) == 19  # those with points: no other is a case
-    assert {check for check, reason in checks.items() if reason} == set(COSTS)
+    assert len(graded["checks"]) == 19  # those with points: no other is a case
+    reasons = reasons_of(graded)
+    assert set(reasons) == {grade.in_words(check) for check in COSTS}
     for check, reason in COSTS.items():
-        assert reason in checks[check], check
-        first_line = checks[check].partition("\n")[0]
-        assert first_line[:60] in printed
-    missing = "ModuleNotFoundError: No module named 'no_such_package'"
-    assert f"not loaded: cell 1: {missing}" in printed
-    failed = "cell 2: TypeError: rot90()"
-    assert f"not loaded: answer is not defined ({failed}" in printed
-    assert "task 2:  5 points, testable 12 of 15" in printed
+        assert reason in reasons[grade.in_words(check)], check
+    assert graded["problems"] == [
+        "cell 1: ModuleNotFoundError: No module named 'no_such_package'",
+        "cell 10: SyntaxError: invalid syntax line 4: " + FULL_STOP,
+    ]
+    answer = reasons["model gives one score for each class"]
+    assert "answer' is not defined (cell 2: TypeError: rot90()" in answer
+    assert grade.points_of(graded, "2") == (5, 12)
 
 
-def test_faults_of_the_template_cost_nothing_and_are_told_after_the_points(graded):
-    _, printed = graded
-    _, _, notes = printed.partition("task 5: ")
-    for fault in TEMPLATE_FAULTS:
-        assert f"the template's own fault, costs nothing: {fault}" in notes
-    for word in ("xfail", "skip"):
-        assert word not in printed.lower()
+def test_faults_of_the_template_cost_nothing(graded):
+    assert len(graded["faults"]) == len(TEMPLATE_FAULTS)
+    for told, fault in zip(graded["faults"], TEMPLATE_FAULTS, strict=True):
+        assert told.startswith(fault)
 
 
-def test_a_check_that_ends_the_process_gets_a_sentence_and_no_report(file):
-    code = SUBMISSION.replace(ENDLESS, "").replace("rng = ", "os._exit(0); rng = ")
-    write_submission(file, code)
-    checks, ended = grade(file)
+def test_the_report_is_short_and_ends_with_the_points(graded):
+    lines = grade.report_lines("Übung 2 (fertig).ipynb", graded)
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 100
+    assert lines[1].startswith("task 1, rotate picture turns always the same way round")
+    left_out = [line for line in lines if line.endswith("shows all of them")]
+    assert len(left_out) == 1
+    assert lines[-5] == "task 2:  5 points, testable 12 of 15"
+    together = "together: 8 of 28 testable points; a person gives the other 22"
+    assert lines[-1] == together
+
+
+def test_a_short_report_wraps_what_is_long():
+    failed = {"check": "one", "task": "1", "points": 2, "reason": "word " * 40}
+    passed = {"check": "two", "task": "2", "points": 3, "reason": ""}
+    result = {
+        "checks": [failed, passed],
+        "problems": ["cell 1: no"],
+        "faults": ["averages"],
+        "seconds": 3.2,
+    }
+    lines = grade.report_lines("a.ipynb", result)
+    assert lines[0] == "a.ipynb, graded in 3 s"
+    assert (
+        " ".join(" ".join(lines[1:4]).split())
+        == "task 1, one: " + "word " * 39 + "word"
+    )
+    assert lines[4:6] == [
+        "not loaded: cell 1: no",
+        "the template's own fault, costs nothing: averages",
+    ]
+    assert lines[6] == "task 1:  0 points, testable  2 of 10"
+
+
+def test_a_check_that_ends_the_process_costs_its_own_points_alone(file):
+    write_submission(file, KILLS)
+    result = grade.grade(file)
+    reasons = reasons_of(result)
+    ended = "the notebook ended the process with signal 9 in test_rotate_picture_turns"
+    assert ended in reasons["rotate picture turns always the same way round"]
+    plot = "plot histogram has a bar for each class of its data"
+    assert plot not in reasons
+    assert grade.points_of(result, "1") == (2, 8)
+
+
+def grade_as_typed(file):
+    """How python -m tools.grade FILE ended, and what it printed."""
+    command = [sys.executable, "-m", "tools.grade", str(file)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_notebook_without_points_is_graded(file):
+    write_submission(file, "input()\nclass MyCNNModel:\n    print(input())")
+    ended = grade_as_typed(file)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert len(lines) <= 25
+    refused_input = "cell 1: EOFError: input() is refused: nobody is there to type"
+    assert f"not loaded: {refused_input}" in lines
+    assert lines[-1].startswith("together: 0 of 28 testable points")
+
+
+UNGRADED = [
+    pytest.param("{}", "is no notebook: ", id="no notebook"),
+    pytest.param(None, "No such file", id="no file"),
+]
+
+
+@pytest.mark.parametrize("content, words", UNGRADED)
+def test_what_cannot_be_graded_gets_a_sentence(file, content, words):
+    if content is not None:
+        file.write_text(content)
+    ended = grade_as_typed(file)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_another_notebook_runs_in_no_process_without_limits(file):
+    command = [sys.executable, "-m", "pytest", "tests/test_template.py"]
+    command += ["--notebook", file]
+    ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 4
-    assert not checks
-    end = "the notebook ended the process with status 0 in test_rotated_items_are_orig"
-    assert end in ended.stderr
+    assert f"python -m tools.grade {file}" in ended.stderr
 
 
-def test_what_is_no_notebook_gets_a_sentence_and_no_report(file):
-    file.write_text("{}")
-    checks, ended = grade(file)
-    assert ended.returncode == 4
-    assert not checks
-    assert "is no notebook" in ended.stderr
+def test_the_points_are_those_of_the_marks():
+    worth = grade.worth()
+    assert len(worth) == 19
+    assert worth["test_pooling_is_own"] == ("2", 1)
+    points = [points for _, points in worth.values()]
+    assert sum(points) == 28
 
 
 def test_a_lower_limit_of_memory_stays():

@@ -25,10 +25,7 @@ LONG = "test_readme.test_a_long_command_does_what_is_said"
 EARLIER = "test_readme.test_a_notebook_is_compared_with_an_earlier_commit"
 RUN = "test_readme.test_make_run_is_the_command_without_make"
 MAKE_GRADE = "test_tools.test_make_hands_a_name_over_as_it_is"
-GRADE = (
-    "test_grading."
-    "test_faults_of_the_template_cost_nothing_and_are_told_after_the_points"
-)
+GRADE = "test_grading.test_a_notebook_without_points_is_graded"
 TUNE = "test_tuning.test_the_notebook_as_typed_in_two_processes_and_on_two_machines"
 
 PYTHON = ".venv/bin/python -m"
@@ -40,7 +37,7 @@ IN_MAKE_TEST = {  # the test that runs it
     "make": SHORT,
     f"{PYTHON} tools.notebook": RUN,
     'make grade SUBMISSION="FILE"': MAKE_GRADE,
-    f"{PYTHON} pytest tests/test_template.py --notebook FILE": GRADE,
+    f"{PYTHON} tools.grade FILE": GRADE,
     "make check BEFORE=a.ipynb AFTER=b.ipynb": SHORT,
     "mkdir -p build && git show HEAD~1:ps2_eurosat.ipynb > build/before.ipynb": EARLIER,
     "make check BEFORE=build/before.ipynb AFTER=ps2_eurosat.ipynb": EARLIER,
@@ -145,7 +142,7 @@ PRINTED = {  # what shows that a command has done its work
     f"{PYTHON} pytest tests/test_trainer.py -k cycle": "1 passed",
     f"{NBCONVERT} html ps2_theory.ipynb": "to ps2_theory.html",
     "make run": "notebooks, figures/ and report/ are in build/",
-    "make grade": "task 3:  6 points, testable  6 of 10",
+    "make grade": "together: 28 of 28 testable points",
     "make pdf": "wrote report/ps2_eurosat.pdf",
     f"{NBCONVERT} tools.pdf.TypstPDFExporter ps2_theory.ipynb": "to ps2_theory.pdf",
 }

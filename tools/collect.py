@@ -1,21 +1,17 @@
 """Grade part 2 of a clone into JUnit XML, for the course's collector: run.sh calls it.
 
-tests/conftest.py uses run_checks, too: another notebook is graded in a child process.
+tools/team.py uses fitting_notebooks, too.
 """
 
 import importlib
 import os
 import re
-import site
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-PYTEST = "-P -m pytest -vv --tb=no -rfE --timeout=30 -o timeout_func_only=true".split()
-STARTING = "the start of pytest"
-SECONDS = 270  # the collector ends everything after 300
+from tools.grade import CHECKS, SECONDS, run_checks
+
 DEFINES = re.compile(r"^ *(class|def) +MyCNNModel\b|^MyCNNModel *=", re.MULTILINE)
 
 
@@ -30,19 +26,31 @@ def main():
         if not clone:
             raise LookupError("DSL_SUBMISSION_DIR names no clone")
         notebook = find_notebook(clone)
-        arguments = ["tests/test_template.py", "-m", "points"]
-        arguments += [f"--notebook={notebook}", f"--junitxml={report}"]
-        run_checks(arguments, SECONDS)
+        arguments = [CHECKS, f"--notebook={notebook.resolve()}"]
+        arguments += [f"--junitxml={os.path.abspath(report)}"]
+        print(run_checks(arguments, SECONDS))
     except Exception as error:  # of any kind: no report would be worse
         print(error, file=sys.stderr)
         write_error(report, str(error))
 
 
 def find_notebook(folder):
-    """Path of the notebook below `folder` that defines MyCNNModel.
+    """Path of the notebook below `folder` that defines MyCNNModel, the first that fits.
 
-    Of several, the shallowest, then the first by name. LookupError says what there is
-    instead, if there is none; OSError if the folder cannot be read.
+    Errors as fitting_notebooks.
+    """
+    first, *rest = fitting_notebooks(folder)
+    print(f"graded: {first}", flush=True)
+    for path in rest:
+        print(f"not graded, though it defines MyCNNModel, too: {path}")
+    return first
+
+
+def fitting_notebooks(folder):
+    """Paths of all notebooks below `folder` that define MyCNNModel.
+
+    The shallowest first, then by name. LookupError says what there is instead, if there
+    is none; OSError if the folder cannot be read.
     """
     # Not at the top: a machine that lacks nbformat gets a report that says so.
     from tools.definitions import codes
@@ -64,11 +72,7 @@ def find_notebook(folder):
         if not others:
             others.append("there is no notebook")
         raise LookupError(f"no notebook defines MyCNNModel: {'; '.join(others)}")
-    first, *rest = fitting
-    print(f"graded: {first}", flush=True)
-    for path in rest:
-        print(f"not graded, though it defines MyCNNModel, too: {path}")
-    return first
+    return fitting
 
 
 def list_notebooks(folder):
@@ -85,60 +89,6 @@ def list_notebooks(folder):
             if is_notebook and not name.startswith("."):
                 found.append(path)
     return sorted(found, key=lambda path: (len(path.parts), path.with_suffix("")))
-
-
-def run_checks(arguments, seconds):
-    """Exit status of pytest on another notebook, in a child process.
-
-    `arguments` are pytest's. RuntimeError, a sentence, if the child does not get to its
-    end, or not within so many seconds.
-    """
-    command = [sys.executable, *PYTEST, *arguments]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": folder,
-            "TMPDIR": folder,
-            "PS2_CHILD": str(seconds),
-            "OMP_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
-            "MPLBACKEND": "Agg",
-            "COLUMNS": "200",
-            # packages that are installed for this user alone, whatever HOME is
-            "PYTHONUSERBASE": site.getuserbase(),
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-        }
-        errors = Path(folder, "errors")
-        doing = Path(folder, "doing")  # tests/conftest.py notes there what is under way
-        doing.write_text(STARTING)
-        with errors.open("w") as stream:
-            child = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stderr=stream
-            )
-            ended = wait_for(child, seconds)
-        last_words = errors.read_text(errors="replace")[-2000:].strip()
-        last_doing = doing.read_text()
-    if last_words:
-        print(last_words, file=sys.stderr)
-    if last_doing == "":
-        return child.returncode
-    reason = f"the notebook {ended} in {last_doing}"
-    if last_doing == STARTING:  # there, no code of the notebook has run
-        reason = f"pytest {ended} before it began"
-    raise RuntimeError(f"{reason}: {last_words[-300:]}".rstrip(": "))
-
-
-def wait_for(child, seconds):
-    """Wait for a child process, at most so many seconds; how it ended, in words."""
-    try:
-        status = child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-        return f"was stopped after {seconds:g} s"
-    if status < 0:
-        return f"ended the process with signal {-status}"
-    return f"ended the process with status {status}"
 
 
 def write_error(report, sentence):

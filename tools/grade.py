@@ -1,0 +1,325 @@
+"""Grade a notebook of part 2: the checks of the template in a child process.
+
+python -m tools.grade FILE      at most 25 lines, the points last
+
+The status is 0 if it was graded, however many points it has, and 1 if it could not be.
+tools/collect.py and tools/team.py use the same functions. Other people's code runs
+here; that is no jail.
+"""
+
+import argparse
+import ast
+import os
+import re
+import signal
+import site
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKS = "tests/test_template.py"
+PYTEST = "-P -m pytest -vv --tb=no -rfE --timeout=30 -o timeout_func_only=true".split()
+STARTING = "the start of pytest"
+SECONDS = 270  # the course's collector ends everything after 300
+POSSIBLE = {"1": 10, "2": 15, "3": 10, "4": 10, "5": 5}  # points of each task
+KEPT = "the template's own fault, costs nothing: "
+NO_NETWORK = "http://127.0.0.1:9"  # nothing answers there
+MOST_LINES = 25
+COLUMNS = 100
+
+
+class EndedError(RuntimeError):
+    """The child process did not get to its end; `check` is what it was doing."""
+
+    def __init__(self, sentence, check):
+        super().__init__(sentence)
+        self.check = check
+
+
+# --- The child process ----------------------------------------------------------------
+
+
+def run_checks(arguments, seconds):
+    """What pytest with these arguments prints on another notebook, in a child process.
+
+    EndedError, a sentence, if the child does not get to its end, or not within so many
+    seconds. Whatever else its process group has started is ended with it.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        printed = Path(folder, "printed")
+        errors = Path(folder, "errors")
+        doing = Path(folder, "doing")  # tests/conftest.py notes there what is under way
+        doing.write_text(STARTING)
+        with printed.open("w") as stdout, errors.open("w") as stderr:
+            child = subprocess.Popen(
+                [sys.executable, *PYTEST, *arguments],
+                cwd=ROOT,
+                env=child_environment(folder, seconds),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+            try:
+                ended = wait_for(child, seconds)
+            finally:
+                end_group(child)
+        text = read_end(printed, 50_000)
+        last_words = read_end(errors, 2000).strip()
+        last_doing = doing.read_text()
+    if last_words:
+        print(last_words, file=sys.stderr)
+    if last_doing == "":
+        return text
+    reason = f"the notebook {ended} in {last_doing}"
+    if last_doing == STARTING:  # there, no code of the notebook has run
+        reason = f"pytest {ended} before it began"
+    sentence = f"{reason}: {last_words[-300:]}".rstrip(": ")
+    raise EndedError(sentence, last_doing)
+
+
+def child_environment(folder, seconds):
+    """The environment variables of the child: nothing of a person's, no network."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": folder,
+        "TMPDIR": folder,
+        "PS2_CHILD": str(seconds),
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "MPLBACKEND": "Agg",
+        "COLUMNS": "200",
+        "http_proxy": NO_NETWORK,
+        "https_proxy": NO_NETWORK,
+        "all_proxy": NO_NETWORK,
+        # packages that are installed for this user alone, whatever HOME is
+        "PYTHONUSERBASE": site.getuserbase(),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+
+
+def wait_for(child, seconds):
+    """Wait for a child process, at most so many seconds; how it ended, in words."""
+    try:
+        status = child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        end_group(child)
+        child.wait()
+        return f"was stopped after {seconds:g} s"
+    if status < 0:
+        return f"ended the process with signal {-status}"
+    return f"ended the process with status {status}"
+
+
+def end_group(child):
+    """End a child process with all that it has started, but for other sessions."""
+    if sys.platform == "win32":  # which has no groups
+        child.kill()
+        return
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # all have ended
+
+
+def read_end(path, most):
+    """The last `most` bytes of a file as a text."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most))
+        return file.read().decode("utf-8", "replace")
+
+
+# --- From the report to points --------------------------------------------------------
+
+
+def worth():
+    """{check: (task, points)} of the checks with points, from the marks."""
+    found = {}
+    for statement in ast.parse(Path(ROOT, CHECKS).read_text("utf-8")).body:
+        for decorator in getattr(statement, "decorator_list", []):
+            if ast.unparse(decorator).startswith("points("):
+                task, points = map(ast.literal_eval, decorator.args)
+                found[statement.name] = (task, points)
+    return found
+
+
+def grade(notebook):
+    """What the checks say of the notebook at `notebook`, a dictionary for JSON.
+
+    "checks": for each its words, task, points, and the `reason` why they are lost, ""
+    if they are not; "problems": what could not be loaded; "faults": those of the
+    template itself that were kept; "seconds". A check that ends the process is left out
+    of the next run. EndedError if the checks cannot come to their end.
+    """
+    start = time.monotonic()
+    checks = worth()
+    reasons = {}
+    told = None
+    while told is None:
+        try:
+            told = run_report(notebook, leave_out=reasons)
+        except EndedError as error:
+            too_late = time.monotonic() - start > SECONDS
+            if too_late or error.check not in checks:
+                raise
+            reasons[error.check] = str(error)
+    reasons.update(told["reasons"])
+    graded = []
+    for name, (task, points) in checks.items():
+        reason = reasons.get(name, "not run")
+        check = {"check": in_words(name), "task": task, "points": points}
+        graded.append({**check, "reason": reason})
+    seconds = round(time.monotonic() - start, 1)
+    problems = told["problems"]
+    faults = told["faults"]
+    return {
+        "checks": graded,
+        "problems": problems,
+        "faults": faults,
+        "seconds": seconds,
+    }
+
+
+def in_words(name):
+    """The name of a check as words: what has to hold."""
+    return name.removeprefix("test_").replace("_", " ")
+
+
+def run_report(notebook, leave_out):
+    """Reasons of all checks but `leave_out`, problems, and faults that were kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        arguments = [CHECKS, f"--notebook={Path(notebook).resolve()}"]
+        arguments += [f"--junitxml={report}"]
+        arguments += [f"--deselect={CHECKS}::{name}" for name in leave_out]
+        printed = run_checks(arguments, SECONDS)
+        told = read_report(report)
+    found = re.findall(f"^{re.escape(KEPT)}(.*)$", printed, re.MULTILINE)
+    return {**told, "faults": found}
+
+
+def read_report(report):
+    """{"reasons": {check: "" or why it failed}, "problems": [...]} of JUnit XML."""
+    reasons = {}
+    problems = []
+    tree = ElementTree.parse(report)
+    for case in tree.iter("testcase"):
+        reasons[case.get("name")] = find_reason(case)
+    for property in tree.iterfind("./testsuite/properties/property"):
+        problems.append(property.get("value"))
+    return {"reasons": reasons, "problems": problems}
+
+
+def find_reason(case):
+    """Why the case of a report failed, in one line; "" if it passed."""
+    for outcome in case:
+        if outcome.tag == "properties":
+            continue
+        lines = outcome.get("message", "").strip().splitlines()
+        reason = lines[0] if lines else outcome.tag
+        reason = reason.removeprefix("AssertionError: ").removeprefix("Failed: ")
+        too_long = re.match(r"Timeout \(>([\d.]+)s\)", reason)
+        if too_long:
+            reason = f"it takes longer than {too_long.group(1)} s"
+        for property in case.iter("property"):
+            if property.get("value") not in reason:
+                reason += f" ({property.get('value')})"
+        return reason
+    return ""
+
+
+def points_of(result, task):
+    """(points, testable points) of one task in what grade() returns."""
+    got = 0
+    testable = 0
+    for check in result["checks"]:
+        if check["task"] == task:
+            testable += check["points"]
+            if not check["reason"]:
+                got += check["points"]
+    return got, testable
+
+
+# --- In the terminal ------------------------------------------------------------------
+
+
+def report_lines(name, result):
+    """At most 25 lines of 100 columns: what failed, then the points."""
+    head = [f"{name}, graded in {result['seconds']:.0f} s"]
+    tail = points_lines(result)
+    details = detail_lines(result)
+    room = MOST_LINES - len(head) - len(tail)
+    wrapped = []
+    for line in details:
+        wrapped += textwrap.wrap(line, COLUMNS, subsequent_indent="  ")
+    if len(wrapped) > room:
+        wrapped = details
+    if len(wrapped) > room:
+        left_out = len(wrapped) - room + 1
+        wrapped = wrapped[: room - 1]
+        wrapped.append(f"... and {left_out} more; make classroom shows all of them")
+    return [shorten(line) for line in head + wrapped + tail]
+
+
+def detail_lines(result):
+    """A line for each check that failed, each problem, and each fault that was kept."""
+    lines = []
+    for check in result["checks"]:
+        if check["reason"]:
+            lines.append(f"task {check['task']}, {check['check']}: {check['reason']}")
+    for problem in result["problems"]:
+        lines.append(f"not loaded: {problem}")
+    for fault in result["faults"]:
+        lines.append(f"{KEPT}{fault}")
+    return lines
+
+
+def points_lines(result):
+    """A line for each task, and one for all."""
+    lines = []
+    all_got = 0
+    all_testable = 0
+    for task, possible in POSSIBLE.items():
+        got, testable = points_of(result, task)
+        all_got += got
+        all_testable += testable
+        lines.append(
+            f"task {task}: {got:2} points, testable {testable:2} of {possible:2}"
+        )
+    together = f"together: {all_got} of {all_testable} testable points"
+    lines.append(f"{together}; a person gives the other {50 - all_testable}")
+    return lines
+
+
+def shorten(line):
+    """A line of at most 100 columns."""
+    if len(line) <= COLUMNS:
+        return line
+    return line[: COLUMNS - 3] + "..."
+
+
+def main():
+    from tools.files import read_notebook  # tools.collect runs where nbformat is not
+
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.grade",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("notebook", metavar="FILE")
+    path = parser.parse_args().notebook
+    read_notebook(path)
+    result = grade(path)
+    print("\n".join(report_lines(path, result)))
+
+
+if __name__ == "__main__":
+    from tools.files import command
+
+    command(main)
