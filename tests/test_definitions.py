@@ -237,6 +237,21 @@ def test_a_missing_package_says_so_when_it_is_used(load, use):
         exec(use, space)
 
 
+COLAB = [
+    pytest.param("from google.colab import drive", id="a part"),
+    pytest.param("import google.colab as drive", id="under a name"),
+    pytest.param("from google import colab as drive", id="from the package"),
+]
+
+
+@pytest.mark.parametrize("source", COLAB)
+def test_the_package_of_colab_is_no_fault_where_it_is_missing(load, source):
+    space, problems = load(source, "def f(): return drive.mount('/content')")
+    assert not problems
+    with pytest.raises(ModuleNotFoundError, match="No module named 'google"):
+        space["f"]()
+
+
 def test_a_cell_of_text_counts_but_does_not_run(tmp_path):
     cells = [new_markdown_cell("A = 1"), new_code_cell("def f(x=A): pass")]
     nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")

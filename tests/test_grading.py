@@ -187,6 +187,7 @@ def test_exactly_the_checks_with_a_fault_lose_their_points_for_the_real_reason(g
         assert reason in reasons[grade.in_words(check)], check
     assert graded["problems"] == [
         "cell 1: ModuleNotFoundError: No module named 'no_such_package'",
+        "cell 4: TimeoutError: stopped after 10 s",
         "cell 10: SyntaxError: invalid syntax line 4: " + FULL_STOP,
     ]
     answer = reasons["model gives one score for each class"]

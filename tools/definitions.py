@@ -118,9 +118,18 @@ def load_cell(cell, source, space, guard, given):
         if isinstance(statement, IMPORTS):
             for name in names:
                 space.setdefault(name, Missing(reason))
-        # A constant often needs what did not run: that is no fault of the notebook.
-        if not isinstance(statement, ASSIGNMENTS):
+        if is_told(statement):
             yield reason
+
+
+def is_told(statement):
+    """Is it a fault of the notebook if this statement fails?
+
+    A constant often needs what did not run, and Colab's own package is nowhere else.
+    """
+    if isinstance(statement, ASSIGNMENTS):
+        return False
+    return re.match(r"(import|from) google\b", ast.unparse(statement)) is None
 
 
 def parse_cell(source):

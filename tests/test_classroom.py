@@ -1,0 +1,415 @@
+"""Many teams at once: their points in a table, and each question over all of them.
+
+The submissions are made up: a right one in the template's style, and for each habit of
+real ones a change of it.
+"""
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from html.parser import HTMLParser
+
+import nbformat
+import psutil
+import pytest
+from matplotlib import pyplot as plt
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tests.helpers import ROOT, copy_notebook
+from tools import classroom, pages, team
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="limits and groups of processes are those of Unix"
+)
+
+# --- Submissions ----------------------------------------------------------------------
+
+# In the template's style, with all points that a program can give.
+RIGHT = """## Setup
+# %%
+%matplotlib inline
+!pip install timm
+from google.colab import drive
+import os, torch, numpy as np, matplotlib.pyplot as plt
+from torch import nn, optim
+from torch.utils.data import DataLoader, Dataset, random_split
+# %%
+drive.mount("/content/drive")
+data = EuroSAT(root="data", download=True)
+device = torch.device("cuda")
+# %%
+## 1. Transform the data (10 pt)
+# %%
+def rotate_picture(picture, rotation):
+    return torch.rot90(picture, rotation // 90, (1, 2))
+# %%
+def plot_histogram(data):
+    names = [f"{name}:{label}" for label, name in enumerate(data.classes)]
+    fig, ax = plt.subplots()
+    ax.bar(names, np.bincount(data.targets))
+    return fig, ax
+# %%
+class RotateEuroSAT(Dataset):
+    def __init__(self, original_data, length, shares, device=None, seed=42):
+        self.original_data, self.length, self.shares = original_data, length, shares
+        self.device, self.seed = device, seed
+        self.dataset = self._create_rotated_dataset()
+    def _create_rotated_dataset(self):
+        rng = np.random.default_rng(self.seed)
+        items = []
+        for label, share in enumerate(self.shares):
+            pool = np.flatnonzero(np.array(self.original_data.targets) == label)
+            for index in rng.choice(pool, round(share * self.length)):
+                picture, _ = self.original_data[index]
+                x = torch.tensor(np.array(picture)).permute(2, 0, 1) / 255
+                items.append((rotate_picture(x, 90 * int(rng.integers(4))), label))
+        return items
+    def __len__(self):
+        return len(self.dataset)
+    def __getitem__(self, index):
+        return self.dataset[index]
+# %%
+## 2. Implement your Convolutional Neural Network (15 pt)
+# %%
+class MyMaxPool(nn.Sequential):
+    def __init__(self, kernel_size, stride=1, padding=0):
+        super().__init__()
+        self.k, self.s, self.p = kernel_size, stride, padding
+    def forward(self, x):
+        x = nn.functional.pad(x, 4 * [self.p], value=-torch.inf)
+        return x.unfold(2, self.k, self.s).unfold(3, self.k, self.s).amax((-2, -1))
+# %%
+class MyCNNModel(nn.Sequential):
+    def __init__(self, n_classes):
+        super().__init__(
+            nn.Conv2d(3, 4, 5), nn.ReLU(), MyMaxPool(2, 2),
+            nn.Conv2d(4, 4, 3), nn.ReLU(), MyMaxPool(2, 2),
+            nn.Conv2d(4, 4, 3), nn.ReLU(), MyMaxPool(2, 2),
+            nn.Flatten(), nn.Linear(144, n_classes))
+# %%
+cfg = {"batch_size": 64, "criterion": "CrossEntropyLoss", "epochs": 1,
+       "learning_rate": 0.001, "optimizer": "Adam", "seed": 42}
+# %%
+class Trainer:
+    def __init__(self, model, cfg):
+        self.model = model.to(device)
+        for key, value in cfg.items():
+            setattr(self, key, value)
+        self.optimizer = getattr(optim, self.optimizer)(
+            self.model.parameters(), self.learning_rate)
+        self.criterion = getattr(nn, self.criterion)()
+    def iter_step(self, X, Y):
+        scores = self.model(X.to(device))
+        return self.criterion(scores, Y), (scores.argmax(1) == Y).float().mean()
+    def train(self, dataset):
+        torch.manual_seed(self.seed)
+        avg_loss, avg_acc = [], []
+        for X, Y in [*DataLoader(dataset, self.batch_size, True)] * self.epochs:
+            loss, acc = self.iter_step(X, Y)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            avg_loss.append(loss.item())
+            avg_acc.append(acc.item())
+        return avg_loss, avg_acc
+    def test(self, dataset):
+        pairs = [self.iter_step(X, Y) for X, Y in DataLoader(dataset, self.batch_size)]
+        return [loss.item() for loss, _ in pairs], [acc.item() for _, acc in pairs]
+# %%
+## 3. Tune the model hyperparameters (optional, max 10 pt)
+# %%
+def grid_search(train_dataset, cfg, learning_rates=[0.1, 0.01], batch_sizes=[32, 64]):
+    tried = []
+    for rate in learning_rates:
+        for size in batch_sizes:
+            own = {**cfg, "learning_rate": rate, "batch_size": size}
+            model = MyCNNModel(len(train_dataset.dataset.original_data.classes))
+            losses, accs = Trainer(model, own).train(train_dataset)
+            tried.append((model, own, np.mean(losses), np.mean(accs)))
+    return min(tried, key=lambda each: each[2])
+# %%
+## 4. Load and fine-tune a pre-trained model (10 pt)
+# %%
+loaded_model = timm.create_model("resnet18", pretrained=True, num_classes=10)
+# %%
+## 5. Compare models and discuss results (5 pt)
+
+The pretrained one is better: 96 % of the test images are right."""
+
+ALL = {"task 1": 8, "task 2": 12, "task 3": 6, "task 4": 2, "task 5": 0}
+HABITS = {  # changes of RIGHT, and what they cost
+    "argument names": (
+        [("n_classes", "num_classes"), (", padding=0", ""), (", padding\n", ", 0\n")],
+        {"task 2": -2},  # n_classes=3, and pooling with padding
+    ),
+    "pooling of torch": (
+        [("x.unfold(2, self.k, self.s).unfold(3, self.k, self.s).amax((-2, -1))",
+          "nn.functional.max_pool2d(x, self.k, self.s)")],
+        {"task 2": -1},
+    ),
+    "other layers": (
+        [("nn.Conv2d(4, 4, 3), nn.ReLU(), MyMaxPool(2, 2),\n            nn.Flatten(), "
+          "nn.Linear(144, n_classes)", "nn.LazyConv2d(4, 3), nn.BatchNorm2d(4), "
+          "nn.Dropout(), nn.Flatten(), nn.LazyLinear(n_classes)")],
+        {"task 2": -3},  # the rule, and a trainer of a network without sizes
+    ),
+    "own trainer": (
+        [("def train(", "def fit("), (").train(", ").fit("),
+         ("## 3. Tune", "# %%\ncfg = {}\n# %%\n## 3. Tune")],
+        {"task 2": -1, "task 3": -3},
+    ),
+    "packages and a full stop": (
+        [("class MyCNNModel", "import tensorboard, easydict\nclass MyCNNModel"),
+         ("# %%\n## 4.", "best = grid_search(train_data, cfg)\n"
+          "print(f\"Best model achieves {best[2]:.2f} loss\").\n# %%\n## 4.")],
+        {},
+    ),
+}  # fmt: skip
+
+
+def write_notebook(path, code, number=0):
+    """Write the cells of `code` as a notebook with outputs; "##" starts Markdown."""
+    cells = []
+    for source in code.split("# %%\n"):
+        source = source.rstrip("\n")
+        if source.startswith("## "):
+            cells.append(new_markdown_cell(source))
+        else:
+            cells.append(new_code_cell(source))
+    printed = new_output(
+        "stream", text=f"test accuracy of team {number}: 9{number} %\n"
+    )
+    image = {"image/png": figure(number), "text/plain": "<Figure>"}
+    cells[-2].outputs = [printed, new_output("display_data", data=image)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+
+
+def figure(number):
+    """A small figure as base64."""
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([number, 1, 2])
+    file = io.BytesIO()
+    fig.savefig(file, format="png")
+    plt.close(fig)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def with_habit(habit):
+    """RIGHT with the changes of a habit, each of which is there."""
+    code = RIGHT
+    changes, _ = HABITS[habit]
+    for old, new in changes:
+        assert old in code, old
+        code = code.replace(old, new)
+    return code
+
+
+def untouched():
+    """The template as it is handed out: signatures, and the trainer."""
+    code = RIGHT
+    for name in ("rotate_picture", "plot_histogram", "__init__", "forward",
+                 "_create_rotated_dataset", "grid_search"):  # fmt: skip
+        body = rf"^( *)(def {name}\(.*\):)\n(?:\1 .*\n|\n)+"
+        code = re.sub(body, r"\1\2\n\1    pass  # TODO\n", code, flags=re.MULTILINE)
+    return code.replace("pretrained=True", "pretrained=...")
+
+
+# --- A classroom ----------------------------------------------------------------------
+
+
+def run_classroom(folder, *arguments):
+    """Run the tool beside `folder`; what it printed."""
+    call = [sys.executable, "-m", "tools.classroom", folder.name, *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        call, cwd=folder.parent, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def read_table(folder):
+    """{team: row} of points.csv."""
+    text = (folder.parent / "build/classroom/points.csv").read_text("utf-8-sig")
+    return {row["team"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def points_in(row):
+    return {f"task {task}": int(row[f"task {task}"]) for task in range(1, 6)}
+
+
+KILLER = RIGHT.replace(
+    "    def forward(self, x):",
+    "    os.kill(os.getpid(), 9)\n    def forward(self, x):",
+)
+NOISY = f"""import subprocess, sys
+subprocess.Popen(["sleep", "98765{os.getpid()}"])
+class MyCNNModel:
+    subprocess.Popen(["sleep", "98765{os.getpid()}"])
+    sys.stdout.write("x" * 10**8)
+    os.write(1, b"x" * 10**8)
+    open("here", "w").write("x" * 10**8)
+    input("?")
+# %%
+class Window:
+    import tkinter
+    tkinter.Tk()"""
+
+
+@pytest.fixture(scope="module")
+def teams(tmp_path_factory):
+    """A folder of teams, the short ones of them, after a run; what it printed."""
+    folder = tmp_path_factory.mktemp("course") / "Übung 2 (teams)"
+    right = folder.parent / "right.ipynb"
+    write_notebook(right, with_habit("packages and a full stop"), 1)
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "b.zip", "w") as archive:
+        archive.write(right, "b-main/part 2/ps2.ipynb")
+    write_notebook(folder / "a/ps2.ipynb", untouched(), 2)
+    (folder / "a/theory.pdf").write_bytes(b"%PDF-1.4")
+    theory = "## 1.1 Kernels\n# %%\n## 1.4 Pooling\n\nWith a stride of 2."
+    write_notebook(folder / "a/theory.ipynb", theory, 2)
+    write_notebook(folder / "c=1/ps2.ipynb", NOISY, 3)
+    write_notebook(folder / "c=1/x/ps2.ipynb", KILLER, 3)
+    write_notebook(folder / "killer.ipynb", KILLER, 4)
+    for name in ("empty", "utf-16", "merge", ".hidden"):
+        (folder / name).mkdir()
+    (folder / "empty/readme.md").write_text("Nothing.")
+    text = right.read_text("utf-8")
+    (folder / "utf-16/ps2.ipynb").write_text(text, encoding="utf-16")
+    (folder / "merge/ps2.ipynb").write_text(f"<<<<<<< HEAD\n{text}")
+    (folder / "torn.zip").write_bytes(b"PK")
+    return folder, run_classroom(folder)
+
+
+UNGRADED = [
+    pytest.param("empty", "no notebook defines MyCNNModel: there is no", id="empty"),
+    pytest.param("utf-16", "ps2.ipynb is no notebook: it is not in UTF-8", id="UTF-16"),
+    pytest.param("merge", "ps2.ipynb is no notebook: line 1 is a marker", id="merge"),
+    pytest.param("torn.zip", "torn.zip is no archive that opens", id="torn archive"),
+    pytest.param(
+        "killer.ipynb",
+        "the notebook ended the process with signal 9 in its definitions",
+        id="killed",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, words", UNGRADED)
+def test_a_team_that_cannot_be_graded_is_a_row_with_a_sentence(teams, name, words):
+    folder, printed = teams
+    row = read_table(folder)[name]
+    assert words in row["remarks"]
+    assert row["points"] == row["task 1"] == ""
+    assert row["testable"] == "28"
+    assert f"{name}: not graded: {row['remarks'][:40]}" in printed
+
+
+def test_every_team_is_a_row_in_one_order(teams):
+    folder, printed = teams
+    names = [
+        "a",
+        "b.zip",
+        "c=1",
+        "empty",
+        "killer.ipynb",
+        "merge",
+        "torn.zip",
+        "utf-16",
+    ]
+    assert list(read_table(folder)) == names
+    assert printed.splitlines()[-1].startswith("8 teams, 5 of them not graded; ")
+
+
+def test_the_untouched_template_has_no_points(teams):
+    folder, _ = teams
+    row = read_table(folder)["a"]
+    assert points_in(row) == dict.fromkeys(ALL, 0)
+    assert row["points"] == "0"
+
+
+def test_a_right_submission_in_an_archive_has_all_points(teams):
+    folder, _ = teams
+    row = read_table(folder)["b.zip"]
+    assert points_in(row) == ALL
+    assert row["notebook"] == "b-main/part 2/ps2.ipynb"
+    # a cell with packages that are not installed, and one with a full stop
+    assert row["cells that failed"] == "2"
+
+
+def test_harmful_definitions_are_survived(teams):
+    folder, _ = teams
+    row = read_table(folder)["c=1"]
+    assert row["points"] == "0"
+    assert row["not found"].startswith("rotate_picture, plot_histogram")
+    remark = "x/ps2.ipynb defines MyCNNModel, too; it is not graded"
+    assert row["remarks"] == remark
+    sleeper = ["sleep", f"98765{os.getpid()}"]
+    for process in psutil.process_iter(["cmdline"]):
+        assert process.info["cmdline"] != sleeper
+
+
+def test_only_a_team_whose_files_changed_is_run_again(teams):
+    folder, _ = teams
+    before = read_table(folder)
+    shutil.rmtree(folder / "utf-16")
+    (folder / "empty/readme.md").write_text("Still nothing.")
+    printed = run_classroom(folder, "--jobs", "1")
+    assert "6 of 7 teams are done" in printed
+    assert "7 of 7  empty: not graded" in printed
+    del before["utf-16"]
+    after = read_table(folder)
+    before["empty"].pop("seconds")
+    after["empty"].pop("seconds")
+    assert after == before
+
+
+def test_no_team_is_a_sentence(tmp_path):
+    call = [sys.executable, "-m", "tools.classroom", str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 1
+    sentence = "holds no folder, notebook or archive of a team"
+    assert done.stderr == f"stopped: {tmp_path} {sentence}\n"
+
+
+# --- The eight kinds, all graded ------------------------------------------------------
+
+
+@pytest.mark.soak
+def test_each_habit_costs_what_it_should(tmp_path):
+    folder = tmp_path / "teams"
+    expected = {}
+    for habit in HABITS:
+        _, costs = HABITS[habit]
+        write_notebook(folder / habit / "ps2.ipynb", with_habit(habit))
+        points = {task: ALL[task] + costs.get(task, 0) for task in ALL}
+        expected[habit] = points
+    (folder / "ours").mkdir()
+    copy_notebook("ps2_eurosat.ipynb", folder / "ours")
+    expected["ours"] = ALL
+    write_notebook(folder / "template/ps2.ipynb", untouched())
+    expected["template"] = dict.fromkeys(ALL, 0)
+    run_classroom(folder)
+    found = {name: points_in(row) for name, row in read_table(folder).items()}
+    assert found == expected
+
+
+ENDLESS = "class MyCNNModel:\n    while True:\n        try:\n            {}\n        except BaseException:\n            pass"  # fmt: skip
+
+
+@pytest.mark.soak
+def test_a_definition_that_never_ends_is_stopped(tmp_path):
+    folder = tmp_path / "teams"
+    code = "import time\n# %%\n" + ENDLESS.format("time.sleep(1)")
+    write_notebook(folder / "a.ipynb", code)
+    run_classroom(folder)
+    row = read_table(folder)["a.ipynb"]
+    assert row["remarks"] == "the notebook was stopped after 270 s in its definitions"

@@ -1,0 +1,261 @@
+"""Grade all teams of a course: points in a table, and each question over all teams.
+
+python -m tools.classroom FOLDER [--jobs N]
+
+Each folder, notebook or archive in FOLDER is a team. points.csv and index.html are in
+build/classroom/, with a JSON file for each team: a second call goes on from there, and
+grades only the teams whose files have changed. The status is 0 if all teams were
+handled, whatever they have handed in. Other people's code runs here; that is no jail.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tools.files import command
+from tools.grade import POSSIBLE, ROOT, points_of, worth
+from tools.pages import write_pages
+from utils import write_whole
+
+OUT = Path("build/classroom")
+TEAM_SECONDS = 900  # grading stops itself earlier, unless something hangs
+# A change of these files changes what is said of a team.
+SOURCES = ["tests/*.py", "tools/*.py"]
+
+
+# --- The teams ------------------------------------------------------------------------
+
+
+def find_teams(folder):
+    """{name: path} of the teams in a folder, by name; ValueError if there are none."""
+    found = {}
+    for path in sorted(Path(folder).iterdir(), key=lambda path: path.name.casefold()):
+        is_file_of_team = path.suffix.lower() in (".ipynb", ".zip")
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() or is_file_of_team:
+            found[path.name] = path.absolute()
+    if not found:
+        raise ValueError(f"{folder} holds no folder, notebook or archive of a team")
+    return found
+
+
+def file_name(team):
+    """A name for the files of a team, of plain letters and one for each team."""
+    plain = re.sub(r"[^\w-]+", "-", team, flags=re.ASCII).strip("-")
+    if plain == team:
+        return plain
+    return f"{plain[:60]}-{hashlib.sha256(os.fsencode(team)).hexdigest()[:8]}"
+
+
+def state_of(path):
+    """A digest of names, sizes and times of all files of a team, and of the checks."""
+    lines = [str(path)]
+    files = [path]
+    for place, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if name != ".git"]
+        files += [Path(place, name) for name in names]
+    for file in sorted(files):
+        try:
+            about = file.stat()
+        except OSError as error:  # such as a link to nothing
+            lines.append(f"{file} {error.strerror}")
+            continue
+        lines.append(f"{file} {about.st_size} {about.st_mtime_ns}")
+    for pattern in SOURCES:
+        for file in sorted(ROOT.glob(pattern)):
+            lines.append(file.read_text("utf-8"))
+    text = "\n".join(lines)
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+# --- A result for each team -----------------------------------------------------------
+
+
+def finished(file, state):
+    """What was found of a team earlier, if its files are the same; else None."""
+    try:
+        result = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if result.get("state") != state:
+        return None
+    return result
+
+
+def look_at_team(path, name):
+    """What tools.team prints of the team at `path`, or why it prints nothing."""
+    call = [sys.executable, "-m", "tools.team", str(path), str(OUT.absolute() / name)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        call,
+        cwd=ROOT,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    reason = "nothing could be found out"
+    try:
+        printed, errors = child.communicate(timeout=TEAM_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.terminate()  # it ends what it has started
+        printed, errors = child.communicate()
+        reason = f"stopped after {TEAM_SECONDS} s"
+    try:
+        return json.loads(printed)
+    except ValueError:
+        last_words = errors.decode("utf-8", "replace").strip()[-300:]
+        result = {"notebook": "", "reason": f"{reason}: {last_words}".rstrip(": ")}
+        result.update(remarks=[], errors=0, seconds=0, cells=[], theory=[], pdfs=[])
+        result.update(checks=[], problems=[], faults=[])
+        return result
+
+
+def look_at_all(teams, jobs):
+    """The results of all teams, in their order; each is written at once."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    results = {}
+    waiting = {}
+    for team, path in teams.items():
+        state = state_of(path)
+        result = finished(OUT / f"{file_name(team)}.json", state)
+        if result is None:
+            waiting[team] = state
+        else:
+            results[team] = result
+    if results:
+        print(f"{len(results)} of {len(teams)} teams are done, as nothing has changed")
+    start = time.monotonic()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        futures = {}
+        for team in waiting:
+            future = pool.submit(look_at_team, teams[team], file_name(team))
+            futures[future] = team
+        for number, future in enumerate(as_completed(futures), 1):
+            team = futures[future]
+            result = {"team": team, "state": waiting[team], **future.result()}
+            write_whole(OUT / f"{file_name(team)}.json", json.dumps(result))
+            results[team] = result
+            done = f"{len(results)} of {len(teams)}"
+            left = (time.monotonic() - start) / number * (len(waiting) - number)
+            print(f"{done}  {team}: {summary(result)}{in_minutes(left)}", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [results[team] for team in teams]
+
+
+def summary(result):
+    """One line on a team for the terminal."""
+    if result["reason"]:
+        return f"not graded: {' '.join(result['reason'].split())[:150]}"
+    got, testable = all_points(result)
+    return f"{got} of {testable} points in {result['seconds']:.0f} s"
+
+
+def in_minutes(seconds):
+    if seconds == 0:
+        return ""
+    if seconds < 90:
+        return f"; about {seconds:.0f} s left"
+    return f"; about {seconds / 60:.0f} min left"
+
+
+# --- The table ------------------------------------------------------------------------
+
+
+def all_points(result):
+    """(points, testable points) over all tasks."""
+    pairs = [points_of(result, task) for task in POSSIBLE]
+    got, testable = zip(*pairs, strict=True)
+    return sum(got), sum(testable)
+
+
+def names_not_found(result):
+    """Names that the template has and that the notebook does not define."""
+    text = "\n".join(check["reason"] for check in result["checks"])
+    return list(dict.fromkeys(re.findall(r"^(\w+) is not defined", text, re.MULTILINE)))
+
+
+def cells_that_failed(result):
+    """How many cells could not be loaded whole."""
+    cells = [problem.partition(":")[0] for problem in result["problems"]]
+    return len(set(cells))
+
+
+def table_row(result):
+    """{column: value} of a team; its points are empty if it could not be graded."""
+    testable = dict.fromkeys(POSSIBLE, 0)
+    for task, points in worth().values():
+        testable[task] += points
+    is_graded = bool(result["checks"])
+    row = {"team": result["team"], "notebook": result["notebook"]}
+    for task in POSSIBLE:
+        got, _ = points_of(result, task)
+        row[f"task {task}"] = got if is_graded else ""
+        row[f"testable {task}"] = testable[task]
+    got, _ = all_points(result)
+    row["points"] = got if is_graded else ""
+    row["testable"] = sum(testable.values())
+    row["cells that failed"] = cells_that_failed(result)
+    row["errors handed in"] = result["errors"]
+    row["seconds"] = result["seconds"]
+    row["not found"] = ", ".join(names_not_found(result))
+    sentences = [result["reason"], *result["remarks"]]
+    row["remarks"] = "; ".join(sentence for sentence in sentences if sentence)
+    return row
+
+
+def write_table(rows, path):
+    """Write the rows as CSV, with a byte order mark, without which Excel guesses."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({column: as_text(value) for column, value in row.items()})
+    write_whole(path, file.getvalue().encode("utf-8-sig", "replace"))
+
+
+def as_text(value):
+    """A value of the table that no spreadsheet takes for a formula."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
+        return f"'{value}"
+    return value
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.classroom",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument(
+        "--jobs", type=int, default=2, metavar="N", help="teams at a time; default 2"
+    )
+    arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error("--jobs takes a number from 1 on")
+    teams = find_teams(arguments.folder)
+    results = look_at_all(teams, arguments.jobs)
+    for result in results:
+        result["file"] = file_name(result["team"])
+    rows = [table_row(result) for result in results]
+    write_table(rows, OUT / "points.csv")
+    write_pages(OUT, results, rows)
+    ungraded = len([result for result in results if result["reason"]])
+    print(f"{len(results)} teams, {ungraded} of them not graded; {OUT / 'index.html'}")
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,198 @@
+"""The pages of tools/classroom.py: a table, a page a team, each question over all.
+
+They are plain HTML that opens from the disk: the style is part of each page, and
+nothing is loaded. The cells in them are sanitised by tools/cells.py.
+"""
+
+import base64
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from tools.grade import POSSIBLE, points_of
+from utils import write_whole
+
+TEMPLATES = Path(__file__).with_name("templates")
+SAME = 3  # teams with the same cell, from which on it is folded
+MENU = [("index", "All teams")]
+MENU += [(f"task-{task}", f"Task {task}") for task in POSSIBLE]
+MENU += [("theory", "Theory")]
+COLUMNS = {  # of the table, with short headings; points.csv has more
+    "team": "Team",
+    "task 1": "1",
+    "task 2": "2",
+    "task 3": "3",
+    "task 4": "4",
+    "task 5": "5",
+    "points": "Points",
+    "cells that failed": "Cells failed",
+    "errors handed in": "Errors shown",
+    "seconds": "Seconds",
+    "not found": "Not found",
+    "remarks": "Remarks",
+}
+
+
+def write_pages(folder, results, rows):
+    """Write all pages to `folder`; `rows` are those of the table."""
+    environment = make_environment()
+    teams = list(zip(rows, results, strict=True))
+    columns = headings_with_testable(rows[0])
+    write(
+        environment, folder, "index", "index", teams=teams, columns=columns, rows=rows
+    )
+    for result in results:
+        name = f"team-{result['file']}"
+        write(environment, folder, name, "team", **team_content(result))
+    for task in POSSIBLE:
+        content = task_content(task, results)
+        write(environment, folder, f"task-{task}", "question", **content)
+    write(environment, folder, "theory", "question", **theory_content(results))
+
+
+def make_environment():
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (TEMPLATES / "sort.js").read_text("utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    environment.globals.update(
+        style=Markup((TEMPLATES / "style.css").read_text("utf-8")),
+        script=Markup(script),
+        script_hash=f"'sha256-{base64.b64encode(digest).decode()}'",
+        menu=MENU,
+        pdf_links=pdf_links,
+    )
+    return environment
+
+
+def write(environment, folder, page, template, **content):
+    """Write one page; names of files may hold characters that UTF-8 has not."""
+    text = environment.get_template(f"{template}.html.j2").render(page=page, **content)
+    write_whole(folder / f"{page}.html", text.encode("utf-8", "replace"))
+
+
+def headings_with_testable(row):
+    """(column, heading) of the table: the testable points are part of the heading."""
+    headings = []
+    for column, heading in COLUMNS.items():
+        if column.startswith("task "):
+            testable = row[column.replace("task", "testable")]
+            heading = f"Task {heading} (of {testable})"
+        if column == "points":
+            heading = f"Points (of {row['testable']})"
+        headings.append((column, heading))
+    return headings
+
+
+def team_content(result):
+    """What the page of a team shows."""
+    points = []
+    for task, possible in POSSIBLE.items():
+        got, testable = points_of(result, task)
+        points.append((task, got, testable, possible))
+    lists = [
+        ("Remarks", result["remarks"]),
+        ("Cells that could not be loaded", result["problems"]),
+        (
+            "The template's own faults that were kept: they cost nothing",
+            result["faults"],
+        ),
+    ]
+    failed = [check for check in result["checks"] if check["reason"]]
+    return {"result": result, "points": points, "failed": failed, "lists": lists}
+
+
+def task_content(task, results):
+    """What the page of a task shows: the cells of all teams, below each other."""
+    counts = count_teams(results, "cells")
+    answers = []
+    for result in results:
+        cells = [cell for cell in result["cells"] if cell["task"] == task]
+        got, testable = points_of(result, task)
+        points = f"{got} of {testable} testable points" if testable else ""
+        shown = [(cell, folded(cell, counts)) for cell in cells]
+        answers.append(answer_of(result, shown, points=points))
+    note = (
+        "What each team has handed in, with its outputs. Cells that are the same in "
+        f"{SAME} teams or more are folded: most often they are the template's."
+    )
+    heading = f"Task {task}"
+    return {"heading": heading, "note": note, "groups": [("", answers)]}
+
+
+def theory_content(results):
+    """What the page of part 1 shows: each question over all teams, and all PDFs."""
+    counts = count_teams(results, "theory")
+    found = set()
+    for result in results:
+        found.update(cell["question"] for cell in result["theory"])
+    groups = []
+    for question in sorted(found - {""}):
+        groups.append((f"Question {question}", answers_to(question, results, counts)))
+    if "" in found:
+        groups.append(("Answers without a number", answers_to("", results, counts)))
+    documents = []
+    for result in results:
+        documents.append(answer_of(result, [], links=pdf_links(result)))
+    groups.append(("PDFs", documents))
+    note = (
+        "Answers are what a notebook of part 1 has between its fences, or else below "
+        "headings with a number from 1.1 to 1.5. All PDFs are linked at the end."
+    )
+    return {"heading": "Theory", "note": note, "groups": groups}
+
+
+def answers_to(question, results, counts):
+    """The answers of those teams that have any."""
+    answers = []
+    for result in results:
+        cells = [cell for cell in result["theory"] if cell["question"] == question]
+        shown = [(cell, folded(cell, counts)) for cell in cells]
+        if shown:
+            answers.append(answer_of(result, shown))
+    return answers
+
+
+def answer_of(result, cells, points="", links=""):
+    """What a template needs to show the answer of one team."""
+    return {
+        "team": result["team"],
+        "file": result["file"],
+        "points": points,
+        "cells": cells,
+        "links": links,
+    }
+
+
+def count_teams(results, key):
+    """{digest of a cell: how many teams have it}."""
+    counts = Counter()
+    for result in results:
+        counts.update({cell["digest"] for cell in result[key]})
+    return counts
+
+
+def folded(cell, counts):
+    """Why the source of a cell is folded, "" if it is not."""
+    number = counts[cell["digest"]]
+    if number < SAME:
+        return ""
+    return f"The same in {number} teams"
+
+
+def pdf_links(result):
+    """A list of links to the PDFs of a team, as HTML; "" if there are none."""
+    if not result["pdfs"]:
+        return ""
+    links = Markup("")
+    for pdf in result["pdfs"]:
+        link = Markup('<li><a href="{}/{}">{}</a></li>')
+        links += link.format(result["file"], pdf["file"], pdf["name"])
+    return Markup("<ul>{}</ul>").format(links)

@@ -1,0 +1,179 @@
+"""What one team has handed in, as one dictionary: found, graded, its cells as HTML.
+
+python -m tools.team PATH FOLDER   prints it as JSON; PDFs are copied to FOLDER
+
+tools/classroom.py starts this for each team, in a process of its own.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from tools.cells import cell_record, questions, tasks
+from tools.collect import fitting_notebooks, list_notebooks
+from tools.files import command, read_notebook
+from tools.grade import EndedError, grade
+
+MEGABYTE = 1_000_000
+MOST_UNPACKED = 2000 * MEGABYTE
+MOST_PDF = 50 * MEGABYTE
+MOST_HTML = 25 * MEGABYTE  # of all cells of a notebook
+LARGE = 20 * MEGABYTE  # a notebook of this size gets a remark
+
+
+@contextlib.contextmanager
+def opened(path):
+    """The folder with what was handed in: the clone, or a temporary one for a file."""
+    if path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        if path.suffix.lower() == ".zip":
+            unpack(path, folder)
+        else:
+            shutil.copy(path, folder)
+        yield folder
+
+
+def unpack(path, folder):
+    """Unpack an archive; ValueError, a sentence, if it is none or too large."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > MOST_UNPACKED:
+                raise ValueError(f"it would unpack to {size / MEGABYTE:,.0f} MB")
+            archive.extractall(folder)  # names with .. stay in the folder
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path.name} is no archive that opens: {error}") from error
+
+
+def look_at(path, pdf_folder):
+    """What the team has handed in at `path`, a dictionary for JSON."""
+    start = time.monotonic()
+    result = {"notebook": "", "reason": "", "remarks": [], "errors": 0}
+    result.update(cells=[], theory=[], pdfs=[], checks=[], problems=[], faults=[])
+    try:
+        with opened(path) as folder:
+            fill_in(result, folder, pdf_folder)
+    except OSError as error:
+        result["reason"] = f"it cannot be read: {error.strerror}"
+    except ValueError as error:
+        result["reason"] = str(error)
+    result["seconds"] = round(time.monotonic() - start, 1)
+    return result
+
+
+def fill_in(result, folder, pdf_folder):
+    """Fill in what is found in the folder of a team."""
+    fitting = []
+    try:
+        fitting = fitting_notebooks(folder)
+    except LookupError as error:
+        result["reason"] = without_folder(str(error), folder)
+    others = [path for path in list_notebooks(folder) if path not in fitting]
+    result["theory"] = theory_of(others, folder)
+    result["pdfs"] = copy_pdfs(folder, pdf_folder, result["remarks"])
+    if not fitting:
+        return
+    first, *rest = fitting
+    result["notebook"] = str(first.relative_to(folder))
+    for path in rest:
+        name = path.relative_to(folder)
+        result["remarks"].append(f"{name} defines MyCNNModel, too; it is not graded")
+    megabytes = first.stat().st_size / MEGABYTE
+    if megabytes > LARGE / MEGABYTE:
+        result["remarks"].append(f"its notebook has {megabytes:.0f} MB")
+    cells = read_notebook(first).cells
+    result["errors"] = len([cell for cell in cells if has_error(cell)])
+    result["cells"] = records(cells, "task", tasks(cells), first.parent)
+    try:
+        result.update(grade(first))
+    except EndedError as error:
+        result["reason"] = without_folder(str(error), folder)
+
+
+def without_folder(sentence, folder):
+    """A sentence with the names of files as the team knows them."""
+    return sentence.replace(f"{folder}{os.sep}", "")
+
+
+def has_error(cell):
+    """Does an output that was handed in show an error?"""
+    outputs = cell.get("outputs", [])
+    return any(output.output_type == "error" for output in outputs)
+
+
+def theory_of(notebooks, folder):
+    """The answers to part 1 in the notebooks that can be read."""
+    found = []
+    for path in notebooks:
+        try:
+            cells = read_notebook(path).cells
+        except (OSError, ValueError):
+            continue  # it is named where no notebook fits; else it is not missed
+        found += records(cells, "question", questions(cells), path.parent)
+    return found
+
+
+def records(cells, key, places, folder):
+    """The cells as dictionaries of HTML, each with its place under `key`.
+
+    Without those whose place is None; without outputs from 25 MB on.
+    """
+    found = []
+    size = 0
+    for cell, place in zip(cells, places, strict=True):
+        if place is None or cell.cell_type == "raw":
+            continue
+        try:
+            record = cell_record(cell, folder)
+        except Exception as error:  # of other people's text any is possible
+            sentence = f"[a cell that cannot be shown: {type(error).__name__}]"
+            record = {"kind": "markdown", "digest": "", "line": sentence}
+            record.update(source="", outputs="")
+        size += len(record["outputs"])
+        if size > MOST_HTML and record["outputs"]:
+            record["outputs"] = "<p>[outputs are left out: they are too many]</p>"
+        found.append({**record, key: place})
+    return found
+
+
+def copy_pdfs(folder, target, remarks):
+    """Names of the PDFs of a team, which are copied to `target`."""
+    shutil.rmtree(target, ignore_errors=True)  # of an earlier state
+    names = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(place, name)
+            if path.suffix.lower() != ".pdf" or not path.is_file():
+                continue
+            if path.stat().st_size > MOST_PDF:
+                remarks.append(f"{name} is too large to be copied")
+                continue
+            target.mkdir(parents=True, exist_ok=True)
+            copy = f"{len(names) + 1}.pdf"  # names of other people may be of any kind
+            shutil.copy(path, target / copy)
+            names.append({"name": str(path.relative_to(folder)), "file": copy})
+    return names
+
+
+def main():
+    path, target = map(Path, sys.argv[1:])
+    # Ended by its parent, it ends its own child and deletes what is temporary.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.redirect_stdout(sys.stderr):
+        result = look_at(path, target)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    command(main)
