@@ -7,14 +7,12 @@ real ones a change of it.
 import base64
 import csv
 import io
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from html.parser import HTMLParser
 
 import nbformat
 import psutil
@@ -23,7 +21,6 @@ from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tests.helpers import ROOT, copy_notebook
-from tools import classroom, pages, team
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="limits and groups of processes are those of Unix"
@@ -212,14 +209,16 @@ def with_habit(habit):
     return code
 
 
+BODY = r"^( *)(def .*:)\n(?:\1 .*\n|\n)+"
+OPEN = r"\1\2\n\1    pass  # TODO\n"  # in its place
+
+
 def untouched():
-    """The template as it is handed out: signatures, and the trainer."""
-    code = RIGHT
-    for name in ("rotate_picture", "plot_histogram", "__init__", "forward",
-                 "_create_rotated_dataset", "grid_search"):  # fmt: skip
-        body = rf"^( *)(def {name}\(.*\):)\n(?:\1 .*\n|\n)+"
-        code = re.sub(body, r"\1\2\n\1    pass  # TODO\n", code, flags=re.MULTILINE)
-    return code.replace("pretrained=True", "pretrained=...")
+    """The template as it is handed out: what is to be written is left open."""
+    before, trainer, after = re.split("(?=class Trainer)|(?=## 3. Tune)", RIGHT)
+    before = re.sub(BODY, OPEN, before, flags=re.MULTILINE)
+    after = re.sub(BODY, OPEN, after, flags=re.MULTILINE)
+    return before + trainer + after.replace("pretrained=True", "pretrained=...")
 
 
 # --- A classroom ----------------------------------------------------------------------
@@ -402,14 +401,19 @@ def test_each_habit_costs_what_it_should(tmp_path):
     assert found == expected
 
 
-ENDLESS = "class MyCNNModel:\n    while True:\n        try:\n            {}\n        except BaseException:\n            pass"  # fmt: skip
+ENDLESS = """import time
+class MyCNNModel:
+    while True:
+        try:
+            time.sleep(1)
+        except BaseException:
+            pass"""
 
 
 @pytest.mark.soak
 def test_a_definition_that_never_ends_is_stopped(tmp_path):
     folder = tmp_path / "teams"
-    code = "import time\n# %%\n" + ENDLESS.format("time.sleep(1)")
-    write_notebook(folder / "a.ipynb", code)
+    write_notebook(folder / "a.ipynb", f"## 1. Transform\n# %%\n{ENDLESS}\n# %%\n")
     run_classroom(folder)
     row = read_table(folder)["a.ipynb"]
     assert row["remarks"] == "the notebook was stopped after 270 s in its definitions"

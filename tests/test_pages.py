@@ -1,0 +1,427 @@
+"""Cells of other people as parts of a page: which task, how much, and what goes."""
+
+import re
+import zipfile
+from html.parser import HTMLParser
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import cells, pages, team
+
+# --- Which task -----------------------------------------------------------------------
+
+HEADINGS = [
+    pytest.param("## Task 3: tune", "3", id="task"),
+    pytest.param("### **Task 2** (15 points)", "2", id="bold task"),
+    pytest.param("## 1. Transform the data (10 pt)", "1", id="the assignment's"),
+    pytest.param("**4) Load a model**", "4", id="bold line"),
+    pytest.param("<h2>5. Compare</h2>", "5", id="HTML"),
+    pytest.param("## 2.3 Tuning", "3", id="number of part 2"),
+    pytest.param("## Compare models and discuss results", "5", id="title alone"),
+    pytest.param("# 2 Identifying land use with CNN", "", id="the whole part"),
+    pytest.param("## Some 3 words", "", id="another number"),
+    pytest.param("## References", "", id="behind the last"),
+]
+
+
+@pytest.mark.parametrize("text, task", HEADINGS)
+def test_a_heading_opens_a_task(text, task):
+    found = cells.tasks_by_headings([new_markdown_cell(text), new_code_cell("x")])
+    assert found == [task, task]
+
+
+def test_without_headings_the_names_tell():
+    sources = {
+        "import timm": "",
+        "data = EuroSAT()": "",
+        "def rotate_picture(picture, rotation): pass": "1",
+        "show(picture)": "1",
+        "class MyMaxPool(nn.Sequential): pass": "2",
+        "Trainer(my_model, cfg)": "2",
+        "def grid_search(train_dataset, cfg): pass": "3",
+        "loaded_model = timm.create_model('resnet18')": "4",
+        "pd.DataFrame(results)": "5",
+    }
+    found = cells.tasks([new_code_cell(source) for source in sources])
+    assert found == list(sources.values())
+
+
+ANSWERS = [
+    pytest.param(
+        [
+            "# Part 1",
+            "## 1.1 Kernels",
+            "It blurs.",
+            "### 1.3.2 Pooling",
+            "## References",
+        ],
+        [None, "1.1", "1.1", "1.3", None],
+        id="headings",
+    ),
+    pytest.param(
+        [
+            "## Question 1.1",
+            "<!-- BEGIN QUESTION -->\n## Question 1.2",
+            "It is an edge.\n<!-- END QUESTION -->",
+            "The check.",
+            "<!-- BEGIN QUESTION -->\nIt is a mean.\n<!-- END QUESTION -->",
+        ],
+        [None, "1.2", "1.2", None, "1.2"],
+        id="fences",
+    ),
+    pytest.param(
+        ["<!-- BEGIN QUESTION -->", "Yes.", "<!-- END QUESTION -->", "No."],
+        ["", "", "", None],
+        id="fences without numbers",
+    ),
+    pytest.param(["Version 1.1 of 11.2", "x"], [None, None], id="no heading"),
+]
+
+
+@pytest.mark.parametrize("texts, numbers", ANSWERS)
+def test_answers_to_part_1_are_found(texts, numbers):
+    assert cells.questions([new_markdown_cell(text) for text in texts]) == numbers
+
+
+# --- What is left of a cell -----------------------------------------------------------
+
+HARMFUL = [
+    pytest.param("<script>harm()</script>", id="script"),
+    pytest.param("<style>* {color: harm}</style>", id="style"),
+    pytest.param("<iframe src='https://harm'>harm</iframe>", id="frame"),
+    pytest.param("<object data='harm'>harm</object>", id="object"),
+    pytest.param("<svg onload='harm()'><script>harm()</script></svg>", id="SVG"),
+    pytest.param("<svg/onload=harm()>", id="open SVG"),
+    pytest.param("<p onclick='harm()'>hello</p>", id="event"),
+    pytest.param("<p style='background: url(https://harm)'>hello</p>", id="address"),
+    pytest.param("<p id='harm' class='harm'>hello</p>", id="name"),
+    pytest.param("<a href='javascript:harm()'>hello</a>", id="link that runs"),
+    pytest.param("<a href='https://harm'>hello</a>", id="link"),
+    pytest.param("<img src='https://harm/a.png'>", id="remote image"),
+    pytest.param("<img src='data:text/html;base64,harm'>", id="page as an image"),
+    pytest.param("<form action='harm'><input name='harm'></form>", id="form"),
+    pytest.param("<base href='https://harm'>", id="base"),
+    pytest.param("<meta http-equiv='refresh' content='0; harm'>", id="meta"),
+    pytest.param("<link rel='stylesheet' href='https://harm'>", id="link to a style"),
+    pytest.param("<math><mtext><style><img src=harm></style></math>", id="MathML"),
+    pytest.param("<noscript><p title='</noscript><img src=harm>'>", id="noscript"),
+    pytest.param("<!-- harm -->", id="comment"),
+]
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+def test_what_runs_or_loads_something_goes(text):
+    clean = cells.sanitise(text)
+    tags = re.findall("<[^>]*>", clean)
+    assert "harm" not in "".join(tags)
+    assert not re.search("<(script|style|svg|iframe|form|input|base|meta|link)", clean)
+    assert "hello" not in text or "hello" in clean
+
+
+KEPT = [
+    "<table><tbody><tr><th>a</th><td>1</td></tr></tbody></table>",
+    '<img src="data:image/png;base64,AAAA" alt="a line">',
+    '<span class="k">def</span>',
+    "<p>x &lt; y, 5 % and <code>&lt;script&gt;</code></p>",
+    "<ul><li><strong>a</strong></li></ul>",
+]
+
+
+@pytest.mark.parametrize("text", KEPT)
+def test_tables_images_and_text_stay(text):
+    assert cells.sanitise(text) == text
+
+
+def test_what_a_screen_reader_would_miss_is_put_right():
+    assert cells.sanitise("<h1>a</h1>") == '<p class="heading">a</p>'
+    assert cells.sanitise("<table><tr><th></th></tr></table>").count("<td></td>") == 1
+    image = cells.sanitise("<img src='data:image/png;base64,AAAA'>")
+    assert f'alt="{cells.NO_ALT}"' in image
+    gone = cells.sanitise("<img src='figure.png' alt='a curve'>")
+    assert gone == "[image that is not in the notebook: a curve]"
+
+
+def record(cell, folder="."):
+    """Source and outputs of a cell, as pages show them."""
+    found = cells.cell_record(cell, folder)
+    return found["source"], found["outputs"]
+
+
+def display(data):
+    """An output that is displayed, from {form: content}."""
+    return new_output("display_data", data=data)
+
+
+OUTPUTS = [
+    pytest.param(
+        new_output("stream", text="x" * 10_000_000),
+        "[9,980,000 more characters are left out here.]",
+        id="10 MB of text",
+    ),
+    pytest.param(
+        display({"image/png": "A" * 10_000_000, "text/plain": "<Figure>"}),
+        "[An image of 10 MB is left out.]",
+        id="10 MB of an image",
+    ),
+    pytest.param(
+        display({"text/html": "<p>x</p>" * 1_000_000, "text/plain": "a table"}),
+        "a table",
+        id="8 MB of HTML",
+    ),
+    pytest.param(
+        display({"text/html": "<script>draw()</script>", "text/plain": "a chart"}),
+        "a chart",
+        id="a script, and a text",
+    ),
+    pytest.param(
+        display({"application/x-widget": ["a"]}),
+        "[An output that is not shown here: application/x-widget.]",
+        id="a widget",
+    ),
+    pytest.param(
+        new_output("error", ename="E", evalue="v", traceback=["\x1b[31mE\x1b[0m: v"]),
+        "<span>E</span>: v",
+        id="an error",
+    ),
+    pytest.param(
+        display(
+            {"text/html": "<table><tr><td>1</td></tr></table>", "text/plain": "no"}
+        ),
+        "<td>1</td>",
+        id="a table",
+    ),
+]
+
+
+@pytest.mark.parametrize("output, expected", OUTPUTS)
+def test_an_output_is_shown_or_cut_with_a_sentence(output, expected):
+    source, shown = record(new_code_cell("f(1)", outputs=[output]))
+    assert expected in shown
+    assert len(shown) < 30_000
+    assert '<span class="n">f</span>' in source
+
+
+def test_of_many_outputs_the_first_are_shown():
+    outputs = [display({"text/plain": f"number {number}"}) for number in range(100)]
+    _, shown = record(new_code_cell(outputs=outputs))
+    assert "number 39" in shown
+    assert "number 40" not in shown
+    assert "[60 more outputs of this cell are left out.]" in shown
+
+
+def test_figures_stay_whatever_their_kind():
+    svg = "<svg xmlns='http://www.w3.org/2000/svg'><script>harm()</script></svg>"
+    outputs = [display({"image/png": "AA\nAA"}), display({"image/svg+xml": svg})]
+    _, shown = record(new_code_cell(outputs=outputs))
+    assert 'src="data:image/png;base64,AAAA"' in shown
+    assert 'src="data:image/svg+xml;base64,' in shown  # there, its script does not run
+    assert "harm" not in shown
+
+
+def test_an_image_of_markdown_is_taken_from_the_folder_of_the_team(tmp_path):
+    inside = tmp_path / "team"
+    inside.mkdir()
+    for folder in (tmp_path, inside):
+        (folder / "a.png").write_bytes(b"\0" * 3)
+    text = "![ours](a.png) ![theirs](../a.png) ![gone](b.png) ![far](https://a/b.png)"
+    source, _ = record(new_markdown_cell(text), inside)
+    assert source.count("<img") == 1
+    assert '<img src="data:image/png;base64,AAAA" alt="ours">' in source
+    for alt in ("theirs", "gone", "far"):
+        assert f"[image that is not in the notebook: {alt}]" in source
+
+
+def test_the_same_source_is_told_by_its_digest():
+    found = []
+    for cell in (
+        new_code_cell("a = 1\n"),
+        new_code_cell("\na  = 1", outputs=[display({"text/plain": "x"})]),
+        new_markdown_cell("a = 1"),
+    ):
+        found.append(cells.cell_record(cell, ".")["digest"])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+# --- Files of a team ------------------------------------------------------------------
+
+
+def test_an_archive_stays_in_its_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../outside", "x")
+        archive.writestr("/absolute", "x")
+    with team.opened(tmp_path / "a.zip") as folder:
+        names = sorted(path.name for path in folder.iterdir())
+        assert folder.parent != tmp_path
+    assert names == ["absolute", "outside"]
+    assert not folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", b"\0" * 4_000_000)
+    monkeypatch.setattr(team, "MOST_UNPACKED", 3_000_000)
+    result = team.look_at(tmp_path / "a.zip", tmp_path / "pdfs")
+    assert result["reason"] == "it would unpack to 4 MB"
+
+
+def test_what_cannot_be_read_is_a_sentence(tmp_path):
+    result = team.look_at(tmp_path / "gone.ipynb", tmp_path / "pdfs")
+    assert result["reason"] == "it cannot be read: No such file or directory"
+
+
+def test_pdfs_and_answers_to_part_1_are_found_without_part_2(tmp_path):
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers/Part 1 <final>.pdf").write_bytes(b"%PDF")
+    notebook = new_notebook(cells=[new_markdown_cell("## 1.1 Kernels\n\nIt blurs.")])
+    nbformat.write(notebook, tmp_path / "theory.ipynb")
+    (tmp_path / "torn.ipynb").write_text("{")
+    pdfs = tmp_path / "pdfs"
+    result = team.look_at(tmp_path, pdfs)
+    assert "no notebook defines MyCNNModel" in result["reason"]
+    assert result["pdfs"] == [{"name": "answers/Part 1 <final>.pdf", "file": "1.pdf"}]
+    assert (pdfs / "1.pdf").read_bytes() == b"%PDF"
+    (cell,) = result["theory"]
+    assert cell["question"] == "1.1"
+    assert "It blurs." in cell["source"]
+
+
+# --- Pages ----------------------------------------------------------------------------
+
+
+class Outline(HTMLParser):
+    """Headings, identifiers, addresses and tags without a partner of a page."""
+
+    VOID = ("meta", "img", "br", "hr", "col")
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings = []
+        self.ids = []
+        self.addresses = []
+        self.open = []
+        self.tags = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        for name, value in attributes:
+            if name == "id":
+                self.ids.append(value)
+            if name in ("src", "href"):
+                self.addresses.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def check_page(path):
+    """What holds for each page; its text."""
+    text = path.read_text("utf-8")
+    outline = Outline(text)
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    for heading, following in zip(outline.headings, outline.headings[1:], strict=False):
+        assert following <= heading + 1
+    assert len(outline.ids) == len(set(outline.ids))
+    for address in outline.addresses:
+        if address.startswith("data:image/"):
+            continue
+        if address.startswith("#"):
+            assert address[1:] in outline.ids
+        else:
+            assert (path.parent / address).exists(), address
+    scripts = [tag for tag, _ in outline.tags if tag == "script"]
+    assert len(scripts) == (path.name == "index.html")
+    for tag, attributes in outline.tags:
+        assert tag != "img" or attributes["alt"]
+        assert not [name for name in attributes if name.startswith("on")]
+    return text
+
+
+def made_up(name, **changes):
+    """A result as tools.team gives it."""
+    checks = []
+    for reason in ("", "it is <b>wrong</b>"):
+        checks.append({"check": "one", "task": "1", "points": 2, "reason": reason})
+    shown = new_code_cell("print(1)", outputs=[new_output("stream", text=f"by {name}")])
+    own = new_code_cell(f"own = {name!r}", outputs=[display({"image/png": "AAAA"})])
+    text = new_markdown_cell(f"## A heading of {name}\n\n<script>harm()</script>")
+    records = [cells.cell_record(cell, ".") for cell in (shown, own, text)]
+    result = {"team": name, "file": name, "notebook": "a.ipynb", "seconds": 3.4}
+    result.update(checks=checks, cells=[], theory=[], pdfs=[], problems=[], faults=[])
+    result.update(reason="", remarks=[], errors=0)
+    result["cells"] = [{**record, "task": "1"} for record in records]
+    result["theory"] = [{**records[2], "question": "1.3"}]
+    return {**result, **changes}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The pages of four made-up teams."""
+    from tools.classroom import table_row
+
+    folder = tmp_path_factory.mktemp("pages")
+    ungraded = {"checks": [], "cells": [], "theory": [], "notebook": ""}
+    results = [
+        made_up("a"),
+        made_up("b", faults=["averages"], problems=["cell 1: no"], theory=[]),
+        made_up("c"),
+        made_up("d", reason="no <script>notebook</script>", **ungraded),
+    ]
+    results[1]["pdfs"] = [{"name": "<theory>.pdf", "file": "1.pdf"}]
+    (folder / "b").mkdir()
+    (folder / "b/1.pdf").touch()
+    rows = [table_row(result) for result in results]
+    pages.write_pages(folder, results, rows)
+    return folder
+
+
+def test_every_page_is_whole_and_loads_nothing(folder):
+    names = sorted(path.name for path in folder.glob("*.html"))
+    expected = [f"task-{task}.html" for task in range(1, 6)]
+    expected += [f"team-{name}.html" for name in "abcd"]
+    assert names == ["index.html", *expected, "theory.html"]
+    for name in names:
+        text = check_page(folder / name)
+        assert "harm" not in text
+        assert "<script>notebook" not in text
+        assert "default-src 'none'" in text.replace("&#39;", "'")
+
+
+def test_a_task_shows_all_teams_below_each_other(folder):
+    text = (folder / "task-1.html").read_text("utf-8")
+    places = [text.index(f'<a href="team-{name}.html">{name}</a>') for name in "abcd"]
+    assert places == sorted(places)
+    assert text.count("The same in 3 teams: <code>print(1)</code>") == 3
+    assert "by a" in text  # outputs are no part of what is folded
+    assert text.count("data:image/png;base64,AAAA") == 3
+    assert "own" in text
+    assert text.count("2 of 4 testable points") == 3
+    assert text.count("Nothing is found here.") == 1
+
+
+def test_theory_shows_each_question_and_links_documents(folder):
+    text = (folder / "theory.html").read_text("utf-8")
+    assert "<h2>Question 1.3</h2>" in text
+    assert "A heading of a" in text
+    assert "A heading of b" not in text
+    assert '<a href="b/1.pdf">&lt;theory&gt;.pdf</a>' in text
+
+
+def test_the_page_of_a_team_says_what_failed(folder):
+    text = (folder / "team-b.html").read_text("utf-8")
+    assert text.count("it is &lt;b&gt;wrong&lt;/b&gt;") == 1
+    assert "<li>cell 1: no</li>" in text
+    assert "faults that were kept: they cost nothing" in text
+    reason = "Not graded: no &lt;script&gt;notebook&lt;/script&gt;"
+    assert reason in (folder / "team-d.html").read_text("utf-8")
