@@ -7,7 +7,7 @@ PY := .venv/bin/python
 OLD := sys.exit("Python 3.11 or newer is needed; name it with make PYTHON=...")
 
 help:                   ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## ?/\t/' | expand -t 8
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## ?/\t/' | expand -t 12
 
 .venv/installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or $(OLD)'
@@ -33,6 +33,9 @@ check: .venv/installed  ## prove the record, or compare two notebooks: BEFORE=FI
 grade: export FILE := $(value SUBMISSION)# as it is typed: quotes, brackets and $ mean nothing
 grade: .venv/installed  ## points that a program can give: make grade SUBMISSION=FILE
 	$(PY) -m tools.grade -- "$$FILE"
+classroom: export FOLDER := $(value CLONES)
+classroom: .venv/installed  ## grade many teams, and show each question over all: CLONES=FOLDER
+	$(PY) -m tools.classroom -- "$$FOLDER"
 tune: .venv/installed   ## the grid search of a full run in several processes: WORKERS=2
 	PS2_PROFILE=full $(PY) -m tools.tune "$(WORKERS)"
 bench: .venv/installed  ## measure speed into report/benchmark.md
@@ -42,4 +45,4 @@ soak: .venv/installed   ## all tests, with many more cases
 clean:                  ## remove build/ and what the tools leave
 	rm -rf build .pytest_cache .hypothesis .ruff_cache __pycache__ */__pycache__
 
-.PHONY: help run test full pdf check grade tune bench soak clean
+.PHONY: help run test full pdf check grade classroom tune bench soak clean

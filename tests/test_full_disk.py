@@ -221,6 +221,10 @@ NO_FILE_OF_BEFORE = {  # calls with such a name, by file, or by notebook and cel
     "tools/record.py": {
         "shutil.copy(path, target)"
     },  # a new folder, swapped when whole
+    "tools/team.py": {  # a temporary folder, and a new one for PDFs
+        "shutil.copy(path, folder)",
+        "shutil.copy(path, target / copy)",
+    },
     "utils.py": {  # in memory, and write_whole itself
         "fig.savefig(file, dpi=dpi, format='png', bbox_inches='tight',"
         " metadata=no_program)",

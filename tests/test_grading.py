@@ -196,43 +196,43 @@ def test_exactly_the_checks_with_a_fault_lose_their_points_for_the_real_reason(g
 
 
 def test_faults_of_the_template_cost_nothing(graded):
-    assert len(graded["faults"]) == len(TEMPLATE_FAULTS)
-    for told, fault in zip(graded["faults"], TEMPLATE_FAULTS, strict=True):
-        assert told.startswith(fault)
+    told = "\n".join(graded["faults"])
+    for fault in TEMPLATE_FAULTS:
+        assert f"\n{fault}" in f"\n{told}"
 
 
 def test_the_report_is_short_and_ends_with_the_points(graded):
     lines = grade.report_lines("Übung 2 (fertig).ipynb", graded)
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 100
-    assert lines[1].startswith("task 1, rotate picture turns always the same way round")
+    assert lines[1].startswith("not loaded: cell 1: ModuleNotFoundError: No module")
     left_out = [line for line in lines if line.endswith("shows all of them")]
     assert len(left_out) == 1
     assert lines[-5] == "task 2:  5 points, testable 12 of 15"
-    together = "together: 8 of 28 testable points; a person gives the other 22"
+    together = "together: 7 of 28 testable points; a person gives the other 22"
     assert lines[-1] == together
 
 
 def test_a_short_report_wraps_what_is_long():
     failed = {"check": "one", "task": "1", "points": 2, "reason": "word " * 40}
     passed = {"check": "two", "task": "2", "points": 3, "reason": ""}
+    third = {"check": "three", "task": "2", "points": 1, "reason": "none"}
     result = {
-        "checks": [failed, passed],
+        "checks": [failed, passed, third, third],
         "problems": ["cell 1: no"],
         "faults": ["averages"],
         "seconds": 3.2,
     }
     lines = grade.report_lines("a.ipynb", result)
     assert lines[0] == "a.ipynb, graded in 3 s"
-    assert (
-        " ".join(" ".join(lines[1:4]).split())
-        == "task 1, one: " + "word " * 39 + "word"
-    )
-    assert lines[4:6] == [
-        "not loaded: cell 1: no",
+    assert lines[1] == "not loaded: cell 1: no"
+    wrapped = " ".join(line.strip() for line in lines[2:5])
+    assert wrapped == f"task 1, one: {failed['reason'].strip()}"
+    assert lines[5:7] == [
+        "task 2, 2 checks: none",
         "the template's own fault, costs nothing: averages",
     ]
-    assert lines[6] == "task 1:  0 points, testable  2 of 10"
+    assert lines[7] == "task 1:  0 points, testable  2 of 10"
 
 
 def test_a_check_that_ends_the_process_costs_its_own_points_alone(file):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 INSTALL = "-m pip install --requirement requirements.txt --constraint constraints.txt"
 SENTENCE = "The packages could not be installed: is there a network?"
 NEED_PACKAGES = ["run", "test", "full", "pdf", "check", "grade", "tune", "bench"]
-NEED_PACKAGES += ["soak"]
+NEED_PACKAGES += ["soak", "classroom"]
 NEED_NONE = ["help", "clean"]
 
 # Stands for .venv/bin/python: notes how it is called, and can fail as pip would.

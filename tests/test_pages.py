@@ -200,6 +200,7 @@ def test_an_output_is_shown_or_cut_with_a_sentence(output, expected):
     source, shown = record(new_code_cell("f(1)", outputs=[output]))
     assert expected in shown
     assert len(shown) < 30_000
+    assert '<div class="highlight hl-ipython3">' in source
     assert '<span class="n">f</span>' in source
 
 
@@ -231,6 +232,19 @@ def test_an_image_of_markdown_is_taken_from_the_folder_of_the_team(tmp_path):
     assert '<img src="data:image/png;base64,AAAA" alt="ours">' in source
     for alt in ("theirs", "gone", "far"):
         assert f"[image that is not in the notebook: {alt}]" in source
+
+
+LINES = [
+    pytest.param("%%time\nx = 1\ndef f(): pass", "def f(): pass", id="definition"),
+    pytest.param("\n!ls\n  x = 1\ny = 2", "x = 1", id="no magic"),
+    pytest.param("!ls\n%time", "!ls %time", id="magics alone"),
+    pytest.param("", "", id="empty"),
+]
+
+
+@pytest.mark.parametrize("source, line", LINES)
+def test_a_folded_cell_says_what_it_is(source, line):
+    assert cells.telling_line(source) == line
 
 
 def test_the_same_source_is_told_by_its_digest():

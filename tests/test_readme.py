@@ -24,7 +24,7 @@ SHORT = "test_readme.test_a_short_command_does_what_is_said"
 LONG = "test_readme.test_a_long_command_does_what_is_said"
 EARLIER = "test_readme.test_a_notebook_is_compared_with_an_earlier_commit"
 RUN = "test_readme.test_make_run_is_the_command_without_make"
-MAKE_GRADE = "test_tools.test_make_hands_a_name_over_as_it_is"
+MAKE_NAME = "test_tools.test_make_hands_a_name_over_as_it_is"
 GRADE = "test_grading.test_a_notebook_without_points_is_graded"
 TUNE = "test_tuning.test_the_notebook_as_typed_in_two_processes_and_on_two_machines"
 
@@ -36,7 +36,8 @@ SCHEDULER = "tcp://first:8786"
 IN_MAKE_TEST = {  # the test that runs it
     "make": SHORT,
     f"{PYTHON} tools.notebook": RUN,
-    'make grade SUBMISSION="FILE"': MAKE_GRADE,
+    'make grade SUBMISSION="FILE"': MAKE_NAME,
+    'make classroom CLONES="FOLDER"': MAKE_NAME,
     f"{PYTHON} tools.grade FILE": GRADE,
     "make check BEFORE=a.ipynb AFTER=b.ipynb": SHORT,
     "mkdir -p build && git show HEAD~1:ps2_eurosat.ipynb > build/before.ipynb": EARLIER,

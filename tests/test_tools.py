@@ -18,7 +18,7 @@ from ipykernel.kernelspec import get_kernel_dict
 from nbconvert.exporters import ScriptExporter
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tools import check, definitions, notebook, pdf, tune
+from tools import check, classroom, definitions, grade, notebook, pdf, tune
 from tools.files import command, read_notebook
 from utils import write_whole
 
@@ -445,7 +445,7 @@ def test_a_file_is_written_whole_through_a_link(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["link", "target"]
 
 
-@pytest.mark.parametrize("module", [notebook, check, pdf, tune])
+@pytest.mark.parametrize("module", [notebook, check, pdf, tune, grade, classroom])
 def test_help_is_no_file(module, capsys):
     assert ending(module, "--help") == 0
     assert "usage: " in capsys.readouterr().out
@@ -459,15 +459,12 @@ def test_help_is_no_file(module, capsys):
         pytest.param("""'a' "$b" $(c) `d` & ; * # %.ipynb""", id="signs of the shell"),
     ],
 )
-def test_make_hands_a_name_over_as_it_is(name):
+@pytest.mark.parametrize(
+    "target, variable", [("grade", "SUBMISSION"), ("classroom", "CLONES")]
+)
+def test_make_hands_a_name_over_as_it_is(target, variable, name):
     printing = "PY=printf '%s\\n'"
-    command = [
-        "make",
-        "-so",
-        ".venv/installed",
-        printing,
-        "grade",
-        f"SUBMISSION={name}",
-    ]
+    command = ["make", "-so", ".venv/installed", printing]
+    command += [target, f"{variable}={name}"]
     told = subprocess.run(command, check=True, capture_output=True, text=True)
     assert name in told.stdout.splitlines()

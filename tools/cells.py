@@ -240,6 +240,7 @@ HIDDEN = re.compile(  # what is no text of a page goes with its content
 IMAGE_ADDRESS = re.compile(
     r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[\w+/=]+", re.ASCII
 )
+CLASSES = re.compile(r"highlight( hl-\w+)?|\w{1,3}", re.ASCII)
 NO_ALT = "an image without a description"
 
 
@@ -252,7 +253,7 @@ def is_allowed(tag, name, value):
     if tag in ("td", "th"):
         return name in ("colspan", "rowspan") and re.fullmatch(r"\d{1,3}", value)
     if name == "class":  # the colours of code
-        return tag in ("span", "div") and re.fullmatch(r"highlight|\w{1,3}", value)
+        return tag in ("span", "div") and CLASSES.fullmatch(value)
     return tag == "ol" and name == "start" and value.isdigit()
 
 
@@ -307,20 +308,28 @@ def render(cell, hides_input=False):
     return sanitise(body)
 
 
+def telling_line(source):
+    """What a cell defines, or else its first line that is no magic."""
+    lines = [line.strip()[:80] for line in source.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith(("def ", "class ")):
+            return line
+    for line in lines:
+        if not line.startswith(("%", "!")):
+            return line
+    return " ".join(lines)[:80]
+
+
 def cell_record(cell, folder):
     """What pages show of a cell: a dictionary of texts.
 
-    "digest" is the same for the same source; "line" is its first line. Images that
+    "digest" is the same for the same source; "line" tells what it is. Images that
     Markdown names are taken from `folder`, if they are there.
     """
     words = " ".join(cell.source.split())
     digest = hashlib.sha256(f"{cell.cell_type} {words}".encode()).hexdigest()[:16]
-    first = words[:80]
-    for line in cell.source.splitlines():
-        if line.strip():
-            first = line.strip()[:80]
-            break
-    record = {"kind": cell.cell_type, "digest": digest, "line": first, "outputs": ""}
+    line = telling_line(cell.source)
+    record = {"kind": cell.cell_type, "digest": digest, "line": line, "outputs": ""}
     if cell.cell_type == "code":
         outputs = cut_outputs(cell.outputs)
         bare = {**cell, "source": cut_text(cell.source), "outputs": []}

@@ -244,6 +244,8 @@ def main():
         "--jobs", type=int, default=2, metavar="N", help="teams at a time; default 2"
     )
     arguments = parser.parse_args()
+    if arguments.folder == "":
+        parser.error("name the folder of the clones: make classroom CLONES=FOLDER")
     if arguments.jobs < 1:
         parser.error("--jobs takes a number from 1 on")
     teams = find_teams(arguments.folder)

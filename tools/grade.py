@@ -268,13 +268,18 @@ def report_lines(name, result):
 
 
 def detail_lines(result):
-    """A line for each check that failed, each problem, and each fault that was kept."""
-    lines = []
+    """A line for each problem, each reason why points are lost, each fault kept."""
+    lines = [f"not loaded: {problem}" for problem in result["problems"]]
+    failed = {}  # checks by task and reason: one that is missing fails several
     for check in result["checks"]:
         if check["reason"]:
-            lines.append(f"task {check['task']}, {check['check']}: {check['reason']}")
-    for problem in result["problems"]:
-        lines.append(f"not loaded: {problem}")
+            key = (check["task"], check["reason"])
+            failed.setdefault(key, []).append(check["check"])
+    for (task, reason), names in failed.items():
+        name = names[0]
+        if len(names) > 1:
+            name = f"{len(names)} checks"
+        lines.append(f"task {task}, {name}: {reason}")
     for fault in result["faults"]:
         lines.append(f"{KEPT}{fault}")
     return lines

@@ -46,11 +46,11 @@ def write_pages(folder, results, rows):
     )
     for result in results:
         name = f"team-{result['file']}"
-        write(environment, folder, name, "team", **team_content(result))
+        write_page(environment, folder, name, "team", **team_content(result))
     for task in POSSIBLE:
         content = task_content(task, results)
-        write(environment, folder, f"task-{task}", "question", **content)
-    write(environment, folder, "theory", "question", **theory_content(results))
+        write_page(environment, folder, f"task-{task}", "question", **content)
+    write_page(environment, folder, "theory", "question", **theory_content(results))
 
 
 def make_environment():
@@ -72,7 +72,7 @@ def make_environment():
     return environment
 
 
-def write(environment, folder, page, template, **content):
+def write_page(environment, folder, page, template, **content):
     """Write one page; names of files may hold characters that UTF-8 has not."""
     text = environment.get_template(f"{template}.html.j2").render(page=page, **content)
     write_whole(folder / f"{page}.html", text.encode("utf-8", "replace"))
@@ -84,6 +84,8 @@ def headings_with_testable(row):
     for column, heading in COLUMNS.items():
         if column.startswith("task "):
             testable = row[column.replace("task", "testable")]
+            if testable == 0:
+                continue
             heading = f"Task {heading} (of {testable})"
         if column == "points":
             heading = f"Points (of {row['testable']})"
