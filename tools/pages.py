@@ -41,9 +41,8 @@ def write_pages(folder, results, rows):
     environment = make_environment()
     teams = list(zip(rows, results, strict=True))
     columns = headings_with_testable(rows[0])
-    write(
-        environment, folder, "index", "index", teams=teams, columns=columns, rows=rows
-    )
+    table = {"teams": teams, "columns": columns, "rows": rows}
+    write_page(environment, folder, "index", "index", **table)
     for result in results:
         name = f"team-{result['file']}"
         write_page(environment, folder, name, "team", **team_content(result))
