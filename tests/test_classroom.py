@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tests.helpers import ROOT, copy_notebook
+from tests.test_pages import check_page
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="limits and groups of processes are those of Unix"
@@ -179,11 +180,13 @@ def write_notebook(path, code, number=0):
             cells.append(new_markdown_cell(source))
         else:
             cells.append(new_code_cell(source))
-    printed = new_output(
-        "stream", text=f"test accuracy of team {number}: 9{number} %\n"
-    )
-    image = {"image/png": figure(number), "text/plain": "<Figure>"}
-    cells[-2].outputs = [printed, new_output("display_data", data=image)]
+    codes = [cell for cell in cells if cell.cell_type == "code"]
+    if codes:
+        text = f"accuracy of team {number}: 9{number} %\n"
+        image = {"image/png": figure(number), "text/plain": "<Figure>"}
+        outputs = [new_output("stream", text=text)]
+        outputs.append(new_output("display_data", data=image))
+        codes[-1].outputs = outputs
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(new_notebook(cells=cells), path)
 
@@ -354,6 +357,34 @@ def test_harmful_definitions_are_survived(teams):
     assert f"sleep 98765{os.getpid()}" not in processes
 
 
+def test_no_team_is_a_sentence(tmp_path):
+    call = [sys.executable, "-m", "tools.classroom", str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 1
+    sentence = "holds no folder, notebook or archive of a team"
+    assert done.stderr == f"stopped: {tmp_path} {sentence}\n"
+
+
+def test_pages_show_what_was_handed_in(teams):
+    folder, _ = teams
+    pages = folder.parent / "build/classroom"
+    for path in pages.glob("*.html"):
+        check_page(path)
+    task = (pages / "task-4.html").read_text("utf-8")
+    assert "accuracy of team 1: 91 %" in task
+    assert f"data:image/png;base64,{figure(1)}" in task
+    network = (pages / "task-2.html").read_text("utf-8")
+    trainer = "The same in 4 teams: <code>class Trainer:</code>"
+    assert trainer in network
+    theory = (pages / "theory.html").read_text("utf-8")
+    assert "<h2>Question 1.4</h2>" in theory
+    assert "With a stride of 2." in theory
+    assert '<a href="a/1.pdf">theory.pdf</a>' in theory
+    failed = (pages / "team-a.html").read_text("utf-8")
+    assert "it gives None in place of an image" in failed
+
+
+# The last test with these teams, which it changes.
 def test_only_a_team_whose_files_changed_is_run_again(teams):
     folder, _ = teams
     before = read_table(folder)
@@ -367,14 +398,6 @@ def test_only_a_team_whose_files_changed_is_run_again(teams):
     before["empty"].pop("seconds")
     after["empty"].pop("seconds")
     assert after == before
-
-
-def test_no_team_is_a_sentence(tmp_path):
-    call = [sys.executable, "-m", "tools.classroom", str(tmp_path)]
-    done = subprocess.run(call, capture_output=True, text=True)
-    assert done.returncode == 1
-    sentence = "holds no folder, notebook or archive of a team"
-    assert done.stderr == f"stopped: {tmp_path} {sentence}\n"
 
 
 # --- The eight kinds, all graded ------------------------------------------------------
@@ -411,7 +434,7 @@ class MyCNNModel:
 @pytest.mark.soak
 def test_a_definition_that_never_ends_is_stopped(tmp_path):
     folder = tmp_path / "teams"
-    write_notebook(folder / "a.ipynb", f"## 1. Transform\n# %%\n{ENDLESS}\n# %%\n")
+    write_notebook(folder / "a.ipynb", f"## 1. Transform\n# %%\n{ENDLESS}")
     run_classroom(folder)
     row = read_table(folder)["a.ipynb"]
     assert row["remarks"] == "the notebook was stopped after 270 s in its definitions"
