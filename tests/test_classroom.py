@@ -20,7 +20,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tests.helpers import ROOT, copy_notebook
 from tests.test_pages import check_page
-from tools.classroom import file_name
+from tools.classroom import as_text, file_name
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="limits and groups of processes are those of Unix"
@@ -359,6 +359,23 @@ def test_harmful_definitions_are_survived(teams):
     assert "EOFError: input() is refused: nobody is there to type" in text
     processes = subprocess.check_output(["ps", "-eo", "args"], text=True)
     assert f"sleep 98765{os.getpid()}" not in processes
+
+
+FORMULAS = [("=1+1", "'=1+1"), ("@a", "'@a"), ("-x", "'-x"), ("a=1", "a=1"), (-1, -1)]
+
+
+@pytest.mark.parametrize("value, written", FORMULAS)
+def test_no_text_of_a_team_is_a_formula_of_a_spreadsheet(value, written):
+    assert as_text(value) == written
+
+
+def test_each_team_has_files_of_its_own():
+    names = ["team-1", "team 1", "team/1", "Übung", "übung", "..", "=1+1"]
+    files = [file_name(name) for name in names]
+    assert files[0] == "team-1"
+    assert len(set(files)) == len(names)
+    for file in files:
+        assert re.fullmatch(r"[\w-]+", file, re.ASCII)
 
 
 def test_no_team_is_a_sentence(tmp_path):

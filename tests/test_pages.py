@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import cells, pages, team
+from tools import cells, formulas, pages, team
 
 # --- Which task -----------------------------------------------------------------------
 
@@ -257,6 +257,37 @@ def test_the_same_source_is_told_by_its_digest():
         found.append(cells.cell_record(cell, ".")["digest"])
     assert found[0] == found[1]
     assert found[0] != found[2]
+
+
+FORMULAS = [
+    pytest.param("a $x &lt; y^2$ b", ["<mo>&lt;</mo><msup>", "a <math", "</math> b"]),
+    pytest.param("$$\\frac{1}{2}$$", ['<math display="block"', "<mfrac>"]),
+    pytest.param("$\\text{&lt;script&gt;}$", ["<mtext", "&lt;script&gt;"]),
+]
+NO_FORMULAS = [
+    "costs $5 and $6",
+    "<code>$x$</code>",
+    "<pre>$$x$$</pre>",
+    "$ x $",
+    r"\$x$",
+    r"$\frac{$",
+    r"$\unknown{x}$",
+]
+
+
+@pytest.mark.parametrize("text, words", FORMULAS)
+def test_a_formula_is_drawn_without_a_script(text, words):
+    (drawn,) = formulas.typeset([text])
+    for word in words:
+        assert word in drawn
+    assert "<script" not in drawn
+
+
+def test_what_is_no_formula_stays():
+    texts = [*NO_FORMULAS, "$x$"]
+    *others, formula = formulas.typeset(texts)
+    assert others == NO_FORMULAS
+    assert "<math" in formula
 
 
 # --- Files of a team ------------------------------------------------------------------

@@ -36,6 +36,7 @@ SOURCES = [  # a change of these files may change what is said of a team
     "tools/collect.py",
     "tools/definitions.py",
     "tools/files.py",
+    "tools/formulas.py",
     "tools/grade.py",
     "tools/team.py",
 ]
@@ -93,9 +94,10 @@ def finished(file, state):
     """What was found of a team earlier, if its files are the same; else None."""
     try:
         result = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+        is_same = result["state"] == state
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    if result.get("state") != state:
+    if not is_same:
         return None
     return result
 

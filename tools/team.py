@@ -19,6 +19,7 @@ from pathlib import Path
 from tools.cells import cell_record, questions, tasks
 from tools.collect import fitting_notebooks, list_notebooks
 from tools.files import command, read_notebook
+from tools.formulas import typeset
 from tools.grade import EndedError, grade
 
 MEGABYTE = 1_000_000
@@ -143,6 +144,10 @@ def records(cells, key, places, folder):
         if size > MOST_HTML and record["outputs"]:
             record["outputs"] = "<p>[outputs are left out: they are too many]</p>"
         found.append({**record, key: place})
+    texts = [record for record in found if record["kind"] == "markdown"]
+    drawn = typeset([record["source"] for record in texts])
+    for record, source in zip(texts, drawn, strict=True):
+        record["source"] = source
     return found
 
 
