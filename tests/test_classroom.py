@@ -279,7 +279,8 @@ def teams(tmp_path_factory):
     folder.mkdir()
     with zipfile.ZipFile(folder / "b.zip", "w") as archive:
         archive.write(right, "b-main/part 2/ps2.ipynb")
-    write_notebook(folder / "a/ps2.ipynb", untouched(), 2)
+    write_notebook(folder / "a/ps2.ipynb", "import own\n# %%\n" + untouched(), 2)
+    (folder / "a/own.py").write_text("x = 1")
     (folder / "a/theory.pdf").write_bytes(b"%PDF-1.4")
     theory = "## 1.1 Kernels\n# %%\n## 1.4 Pooling\n\nWith a stride of 2."
     write_notebook(folder / "a/theory.ipynb", theory, 2)
@@ -401,6 +402,12 @@ def test_pages_show_what_was_handed_in(teams):
     assert "<h2>Question 1.4</h2>" in theory
     assert "With a stride of 2." in theory
     assert '<a href="a/1.pdf">theory.pdf</a>' in theory
+    assert sorted(path.name for path in (folder / "a").iterdir()) == [
+        "own.py",
+        "ps2.ipynb",
+        "theory.ipynb",
+        "theory.pdf",
+    ]
     failed = (pages / "team-a.html").read_text("utf-8")
     assert "it gives None in place of an image" in failed
 

@@ -27,6 +27,7 @@ from tools.pages import write_pages
 from utils import write_whole
 
 OUT = Path("build/classroom")
+NOT_HANDED_IN = (".git", "__pycache__")
 TEAM_SECONDS = 900  # grading stops itself earlier, unless something hangs
 SOURCES = [  # a change of these files may change what is said of a team
     "tests/conftest.py",
@@ -72,7 +73,7 @@ def state_of(path):
     lines = [str(path)]
     files = [path]
     for place, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if name != ".git"]
+        folders[:] = [name for name in folders if name not in NOT_HANDED_IN]
         files += [Path(place, name) for name in names]
     for file in sorted(files):
         try:

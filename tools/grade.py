@@ -94,6 +94,7 @@ def child_environment(folder, seconds):
         "MALLOC_ARENA_MAX": "2",
         "MPLBACKEND": "Agg",
         "COLUMNS": "200",
+        "PYTHONDONTWRITEBYTECODE": "1",  # the folder of a team stays as it is
         "http_proxy": NO_NETWORK,
         "https_proxy": NO_NETWORK,
         "all_proxy": NO_NETWORK,

@@ -16,6 +16,7 @@ from tools.grade import POSSIBLE, points_of
 from utils import write_whole
 
 TEMPLATES = Path(__file__).with_name("templates")
+NO_BREAK = "\u00a0"
 SAME = 3  # teams with the same cell, from which on it is folded
 MENU = [("index", "All teams")]
 MENU += [(f"task-{task}", f"Task {task}") for task in POSSIBLE]
@@ -85,9 +86,9 @@ def headings_with_testable(row):
             testable = row[column.replace("task", "testable")]
             if testable == 0:
                 continue
-            heading = f"Task {heading} (of {testable})"
+            heading = f"Task{NO_BREAK}{heading} (of{NO_BREAK}{testable})"
         if column == "points":
-            heading = f"Points (of {row['testable']})"
+            heading = f"Points (of{NO_BREAK}{row['testable']})"
         headings.append((column, heading))
     return headings
 
