@@ -370,6 +370,31 @@ def test_each_team_has_files_of_its_own():
         assert re.fullmatch(r"[\w-]+", file, re.ASCII)
 
 
+def test_pages_show_what_was_handed_in(teams):
+    folder, _ = teams
+    pages = folder.parent / "build/classroom"
+    for path in pages.glob("*.html"):
+        check_page(path)
+    task = (pages / "task-4.html").read_text("utf-8")
+    assert "accuracy of team 1: 91 %" in task
+    assert f"data:image/png;base64,{figure(1)}" in task
+    network = (pages / "task-2.html").read_text("utf-8")
+    trainer = "The same in 3 teams: <code>class Trainer:</code>"
+    assert trainer in network
+    theory = (pages / "theory.html").read_text("utf-8")
+    assert "<h2>Question 1.4</h2>" in theory
+    assert "With a stride of 2." in theory
+    assert '<a href="a/1.pdf">theory.pdf</a>' in theory
+    assert sorted(path.name for path in (folder / "a").iterdir()) == [
+        "own.py",
+        "ps2.ipynb",
+        "theory.ipynb",
+        "theory.pdf",
+    ]
+    failed = (pages / "team-a.html").read_text("utf-8")
+    assert "it gives None in place of an image" in failed
+
+
 def test_no_team_is_a_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("Nothing.")
     with refused(ValueError, "holds no folder, notebook or archive of a team"):
