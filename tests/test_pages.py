@@ -1,6 +1,11 @@
 """Cells of other people as parts of a page: which task, how much, and what goes."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 import zipfile
 from html.parser import HTMLParser
 
@@ -316,6 +321,20 @@ def test_an_archive_that_would_fill_the_disk_is_refused(tmp_path, monkeypatch):
 def test_what_cannot_be_read_is_a_sentence(tmp_path):
     result = team.look_at(tmp_path / "gone.ipynb", tmp_path / "pdfs")
     assert result["reason"] == "it cannot be read: No such file or directory"
+
+
+@pytest.mark.skipif(
+    not shutil.which("setpriv"), reason="root can give up rights with setpriv alone"
+)
+def test_a_folder_that_may_not_be_read_is_a_sentence(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    call = [sys.executable, "-m", "tools.team", str(closed), str(tmp_path / "pdfs")]
+    if os.access(closed, os.R_OK):  # as root, who may read all, unless without this:
+        rights = "-dac_override,-dac_read_search"
+        call = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", *call]
+    printed = subprocess.check_output(call, text=True)
+    assert json.loads(printed)["reason"] == "it cannot be read: Permission denied"
 
 
 def test_pdfs_and_answers_to_part_1_are_found_without_part_2(tmp_path):
