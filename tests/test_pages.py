@@ -532,7 +532,8 @@ def made_up(name, **changes):
     shown = new_code_cell("print(1)", outputs=[new_output("stream", text=f"by {name}")])
     own = new_code_cell(f"own = {name!r}", outputs=[display({"image/png": "AAAA"})])
     text = new_markdown_cell(f"## A heading of {name}\n\n<script>harm()</script>")
-    records = [cells.cell_record(cell, ".") for cell in (shown, own, text)]
+    asked = new_code_cell("class MyMaxPool: pass")
+    records = [cells.cell_record(cell, ".") for cell in (shown, own, text, asked)]
     result = {"team": name, "file": name, "notebook": "a.ipynb", "seconds": 3.4}
     result.update(checks=checks, cells=[], theory=[], pdfs=[], problems=[], faults=[])
     result.update(reason="", remarks=[], errors=0)
@@ -541,19 +542,26 @@ def made_up(name, **changes):
     return {**result, **changes}
 
 
+TEAMS = ("a", "b", "main", "z")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The pages of four made-up teams."""
+    """The pages of four made-up teams, one of them with much in its cells."""
     from tools.classroom import table_row
 
     folder = tmp_path_factory.mktemp("pages")
     ungraded = {"checks": [], "cells": [], "theory": [], "notebook": ""}
     results = [
         made_up("a"),
-        made_up("b", faults=["averages"], problems=["cell 1: no"], theory=[]),
-        made_up("c"),
-        made_up("d", reason="no <script>notebook</script>", **ungraded),
+        made_up("b", faults=["averages"], problems=["cell 1: <i>"], theory=[]),
+        made_up("main"),
+        made_up("z", reason="no <script>notebook</script>", **ungraded),
     ]
+    for number in range(20):
+        source = f"<p>piece {number}</p>" + " " * (pages.MOST_PART // 10)
+        record = {"kind": "code", "digest": "", "line": "", "task": "2"}
+        results[0]["cells"].append({**record, "source": source, "outputs": ""})
     results[1]["pdfs"] = [{"name": "<theory>.pdf", "file": "1.pdf"}]
     (folder / "b").mkdir()
     (folder / "b/1.pdf").touch()
@@ -565,25 +573,38 @@ def folder(tmp_path_factory):
 def test_every_page_is_whole_and_loads_nothing(folder):
     names = sorted(path.name for path in folder.glob("*.html"))
     expected = [f"task-{task}.html" for task in range(1, 6)]
-    expected += [f"team-{name}.html" for name in "abcd"]
+    expected += [f"team-{name}.html" for name in TEAMS]
     assert names == ["index.html", *expected, "theory.html"]
     for name in names:
         text = check_page(folder / name)
         assert "harm" not in text
-        assert "<script>notebook" not in text
         assert "default-src 'none'" in text.replace("&#39;", "'")
 
 
 def test_a_task_shows_all_teams_below_each_other(folder):
     text = (folder / "task-1.html").read_text("utf-8")
-    places = [text.index(f'<a href="team-{name}.html">{name}</a>') for name in "abcd"]
+    places = [text.index(f'<a href="team-{name}.html">{name}</a>') for name in TEAMS]
     assert places == sorted(places)
     assert text.count("The same in 3 teams: <code>print(1)</code>") == 3
     assert "by a" in text  # outputs are no part of what is folded
     assert text.count("data:image/png;base64,AAAA") == 3
-    assert "own" in text
+    for name in ("a", "b", "main"):
+        own = cells.cell_record(new_code_cell(f"own = {name!r}"), ".")
+        assert own["source"] in text
+    asked = cells.cell_record(new_code_cell("class MyMaxPool: pass"), ".")
+    assert text.count(f'<div class="cell code">\n{asked["source"]}') == 3
     assert text.count("2 of 4 testable points") == 3
     assert text.count("Nothing is found here.") == 1
+
+
+def test_a_team_with_much_has_the_rest_on_its_own_page(folder):
+    text = (folder / "task-2.html").read_text("utf-8")
+    assert re.findall(r"piece (\d+)", text) == [str(number) for number in range(9)]
+    assert '11 more on the <a href="team-a.html">page of a</a>' in text
+    assert text.count("Nothing is found here.") == 3
+    own_page = (folder / "team-a.html").read_text("utf-8")
+    assert len(re.findall(r"piece \d+", own_page)) == 20
+    assert own_page.count("A heading of a") == 2  # task 1, and its answer to part 1
 
 
 def test_theory_shows_each_question_and_links_documents(folder):
@@ -597,7 +618,7 @@ def test_theory_shows_each_question_and_links_documents(folder):
 def test_the_page_of_a_team_says_what_failed(folder):
     text = (folder / "team-b.html").read_text("utf-8")
     assert text.count("it is &lt;b&gt;wrong&lt;/b&gt;") == 1
-    assert "<li>cell 1: no</li>" in text
+    assert "<li>cell 1: &lt;i&gt;</li>" in text
     assert "faults that were kept: they cost nothing" in text
     reason = "Not graded: no &lt;script&gt;notebook&lt;/script&gt;"
-    assert reason in (folder / "team-d.html").read_text("utf-8")
+    assert reason in (folder / "team-z.html").read_text("utf-8")
