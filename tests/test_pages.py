@@ -1,5 +1,7 @@
 """Cells of other people as parts of a page: which task, how much, and what goes."""
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from html.parser import HTMLParser
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from pypdfium2 import PdfDocument
 
 from tools import cells, formulas, pages, team
 
@@ -578,7 +581,33 @@ def test_every_page_is_whole_and_loads_nothing(folder):
     for name in names:
         text = check_page(folder / name)
         assert "harm" not in text
-        assert "default-src 'none'" in text.replace("&#39;", "'")
+
+
+def test_a_page_allows_no_script_but_its_own(folder):
+    for name in ("index", "team-a", "task-1", "theory"):
+        text = (folder / f"{name}.html").read_text("utf-8")
+        policies = []
+        for _, attributes in Outline(text).tags:
+            if attributes.get("http-equiv") == "Content-Security-Policy":
+                policies.append(attributes["content"])
+        allowed = "'none'"
+        if name == "index":
+            (script,) = re.findall("<script>(.*?)</script>", text, re.DOTALL)
+            digest = hashlib.sha256(script.encode()).digest()
+            allowed = f"'sha256-{base64.b64encode(digest).decode()}'"
+        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+        assert policies == [f"{policy}; script-src {allowed}"]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="it prints with Chromium")
+def test_code_that_is_folded_is_printed(folder, tmp_path):
+    printed = tmp_path / "task.pdf"
+    call = ["chromium", "--headless", "--no-sandbox", f"--user-data-dir={tmp_path}"]
+    call += [f"--print-to-pdf={printed}", (folder / "task-1.html").as_uri()]
+    subprocess.run(call, check=True, capture_output=True, timeout=100)
+    texts = [page.get_textpage().get_text_range() for page in PdfDocument(printed)]
+    # Once in the line that tells what is folded, and once in the code.
+    assert "".join(texts).count("print(1)") == 2 * 3
 
 
 def test_a_task_shows_all_teams_below_each_other(folder):
