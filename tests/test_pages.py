@@ -26,6 +26,7 @@ HEADINGS = [
     pytest.param("### **Task 2** (15 points)", "2", id="bold task"),
     pytest.param("## 1. Transform the data (10 pt)", "1", id="the assignment's"),
     pytest.param("**4) Load a model**", "4", id="bold line"),
+    pytest.param("**4) Load a model**\r\n", "4", id="end of a line in Windows"),
     pytest.param("<h2>5. Compare</h2>", "5", id="HTML"),
     pytest.param("## 2.3 Tuning", "3", id="number of part 2"),
     pytest.param("## Compare models and discuss results", "5", id="title alone"),

@@ -21,7 +21,7 @@ from nbformat.v4 import new_notebook, new_output
 HEADING = re.compile(
     r"^(?:(?P<marks>#{1,6})[ \t]+(?P<text>.+)"
     r"|\*\*(?P<bold>.+)\*\*"
-    r"|<h(?P<level>[1-6])[^<>\n]*>(?P<html>.+)</h[1-6]>)[ \t]*$",
+    r"|<h(?P<level>[1-6])[^<>\n]*>(?P<html>.+)</h[1-6]>)[ \t\r]*$",
     re.MULTILINE | re.IGNORECASE,
 )
 BOLD = 7  # the level of a line in bold: below all headings
@@ -259,9 +259,8 @@ HIDDEN = re.compile(  # what is no text of a page goes with its content
 IMAGE_ADDRESS = re.compile(
     r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[\w+/=]+", re.ASCII
 )
-IMAGE_TAG = re.compile(
-    r'<img(?:\s[^\s<>="]+="[^"]*")*\s*>'
-)  # the cleaner quotes values
+# The cleaner writes values in quotes, in which a ">" is no end of the tag.
+IMAGE_TAG = re.compile(r'<img(?:\s[^\s<>="]+="[^"]*")*\s*>')
 CLASSES = re.compile(r"highlight( hl-\w+)?|\w{1,3}", re.ASCII)
 NO_ALT = "an image without a description"
 
