@@ -10,6 +10,7 @@ import hashlib
 import html
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import bleach
 from nbconvert import HTMLExporter
@@ -18,16 +19,20 @@ from nbformat.v4 import new_notebook, new_output
 # --- Which cell belongs to which task -------------------------------------------------
 
 HEADING = re.compile(
-    r"^(?:#{1,6}\s+(.+)|\*\*(.+)\*\*|<h[1-6][^>]*>(.+)</h[1-6]>)\s*$",
+    r"^(?:(?P<marks>#{1,6})[ \t]+(?P<text>.+)"
+    r"|\*\*(?P<bold>.+)\*\*"
+    r"|<h(?P<level>[1-6])[^<>\n]*>(?P<html>.+)</h[1-6]>)[ \t\r]*$",
     re.MULTILINE | re.IGNORECASE,
 )
+BOLD = 7  # the level of a line in bold: below all headings
 NAMED_TASK = re.compile(r"\b(?:task|exercise|problem)\W*([1-5])\b", re.IGNORECASE)
-NUMBERED = re.compile(r"\W*(?:2\.(?=[1-5]))?([1-5])(?:[.):]|\s)")
+NUMBERED = re.compile(r"\W*(?:2\.([1-5])\b|([1-5])[.):])")
 QUESTION = re.compile(r"(?<![\d.])1\.([1-5])(?!\d)")
 # The heading of part 2 has a number, too, and these are behind the last task.
 WHOLE_PART = re.compile("identifying land use", re.IGNORECASE)
 BEHIND = re.compile(
-    "references|declaration|appendix|beyond the|acknowledg|corrections", re.IGNORECASE
+    r"\b(references|declaration|appendix|beyond the|acknowledg|corrections)",
+    re.IGNORECASE,
 )
 TITLES = {  # words of a heading without a number
     "1": re.compile("transform the data", re.IGNORECASE),
@@ -55,10 +60,18 @@ END = "<!-- END QUESTION -->"
 
 
 def headings(cell):
-    """The texts of the headings in a cell of Markdown."""
+    """(level, text) of each heading in a cell of Markdown, a line in bold included."""
+    found = []
     if cell.cell_type != "markdown":
-        return []
-    return ["".join(groups) for groups in HEADING.findall(cell.source)]
+        return found
+    for match in HEADING.finditer(cell.source):
+        if match["bold"]:
+            found.append((BOLD, match["bold"]))
+        elif match["marks"]:
+            found.append((len(match["marks"]), match["text"]))
+        else:
+            found.append((int(match["level"]), match["html"]))
+    return found
 
 
 def task_of(heading):
@@ -70,7 +83,7 @@ def task_of(heading):
         return named.group(1)
     numbered = NUMBERED.match(heading)
     if numbered:
-        return numbered.group(1)
+        return numbered[numbered.lastindex]
     for task, title in TITLES.items():
         if title.search(heading):
             return task
@@ -82,21 +95,24 @@ def task_of(heading):
 def tasks(cells):
     """The task of each cell, "1" to "5", or "" before the first and behind the last.
 
-    By the headings, or if they name fewer than two tasks, by what the cells define.
+    By the headings of the highest level that names two tasks: those below it are of
+    steps within a task. Without such a level, by what the cells define.
     """
-    found = tasks_by_headings(cells)
-    if len(set(found) - {""}) < 2:
-        found = tasks_by_names(cells)
-    return found
+    for deepest in range(1, BOLD + 1):
+        found = tasks_by_headings(cells, deepest)
+        if len(set(found) - {""}) >= 2:
+            return found
+    return tasks_by_names(cells)
 
 
-def tasks_by_headings(cells):
+def tasks_by_headings(cells, deepest):
+    """The tasks by headings of the levels 1 to `deepest`."""
     current = ""
     found = []
     for cell in cells:
-        for heading in headings(cell):
+        for level, heading in headings(cell):
             task = task_of(heading)
-            if task is not None:
+            if level <= deepest and task is not None:
                 current = task
         found.append(current)
     return found
@@ -130,7 +146,7 @@ def questions(cells):
     for cell in cells:
         is_inside = is_open or BEGIN in cell.source
         is_open = is_inside and cell.source.rfind(END) <= cell.source.rfind(BEGIN)
-        for heading in headings(cell):
+        for _, heading in headings(cell):
             number = QUESTION.search(heading)
             if number:
                 current = f"1.{number.group(1)}"
@@ -148,8 +164,11 @@ def questions(cells):
 # --- Outputs of a bearable size -------------------------------------------------------
 
 MOST_TEXT = 20_000  # characters of one output
+MOST_MARKUP = 200_000  # characters of one output in HTML, which is longer than its text
 MOST_IMAGE = 4_000_000  # characters of one image in base64
+MOST_IMAGES = 8_000_000  # of all images in a cell of Markdown
 MOST_OUTPUTS = 40  # of one cell
+MOST_LINE = 80  # characters of the line that tells what a cell is
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
@@ -187,7 +206,7 @@ def cut_display(output):
         return cut_image("image/svg+xml", content, output)
     for form in ("text/html", "text/markdown", "text/latex"):
         text = data.get(form, "")
-        if 0 < len(text) <= 10 * MOST_TEXT and has_content(text):
+        if 0 < len(text) <= MOST_MARKUP and has_content(text):
             return new_output("display_data", data={form: text})
     if "text/plain" in data:
         text = cut_text(data["text/plain"])
@@ -199,7 +218,7 @@ def cut_display(output):
 def has_content(text):
     """Is anything left of this HTML without scripts?"""
     left = without_hidden(text)
-    return "<img" in left or re.sub("<[^>]*>", "", left).strip() != ""
+    return "<img" in left or re.sub("<[^<>]*>", "", left).strip() != ""
 
 
 def cut_image(form, content, output):
@@ -213,12 +232,12 @@ def cut_image(form, content, output):
     return new_output("display_data", data={"text/html": image})
 
 
-def cut_text(text):
-    """A text of at most 20,000 characters, and the sentence that it was longer."""
-    if len(text) <= MOST_TEXT:
+def cut_text(text, most=MOST_TEXT):
+    """The first `most` characters, and the sentence that there were more."""
+    if len(text) <= most:
         return text
-    left_out = len(text) - MOST_TEXT
-    return f"{text[:MOST_TEXT]}\n[{left_out:,} more characters are left out here.]"
+    left_out = len(text) - most
+    return f"{text[:most]}\n[{left_out:,} more characters are left out here.]"
 
 
 def told(sentence):
@@ -240,6 +259,8 @@ HIDDEN = re.compile(  # what is no text of a page goes with its content
 IMAGE_ADDRESS = re.compile(
     r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[\w+/=]+", re.ASCII
 )
+# The cleaner writes values in quotes, in which a ">" is no end of the tag.
+IMAGE_TAG = re.compile(r'<img(?:\s[^\s<>="]+="[^"]*")*\s*>')
 CLASSES = re.compile(r"highlight( hl-\w+)?|\w{1,3}", re.ASCII)
 NO_ALT = "an image without a description"
 
@@ -277,7 +298,7 @@ def sanitise(text):
     clean = re.sub(r"<h[1-6]>", '<p class="heading">', clean)
     clean = re.sub(r"</h[1-6]>", "</p>", clean)
     clean = re.sub(r"<th([^>]*)>\s*</th>", r"<td\1></td>", clean)
-    return re.sub(r"<img\b[^>]*>", finish_image, clean).strip()
+    return IMAGE_TAG.sub(finish_image, clean).strip()
 
 
 def finish_image(match):
@@ -310,26 +331,45 @@ def render(cell, hides_input=False):
 
 def telling_line(source):
     """What a cell defines, or else its first line that is no magic."""
-    lines = [line.strip()[:80] for line in source.splitlines() if line.strip()]
+    lines = [line.strip()[:MOST_LINE] for line in source.splitlines() if line.strip()]
     for line in lines:
         if line.startswith(("def ", "class ")):
             return line
     for line in lines:
         if not line.startswith(("%", "!")):
             return line
-    return " ".join(lines)[:80]
+    return " ".join(lines)[:MOST_LINE]
 
 
-def cell_record(cell, folder):
+def is_asked_for(cell):
+    """Does it define what a task asks for? The template gives Trainer as it is."""
+    for words in DEFINES.values():
+        for match in words.finditer(cell.source):
+            if match.group() != "class Trainer":
+                return True
+    return False
+
+
+def digest_of(cell):
+    """The same for the same source; "" for a cell that each team has to write."""
+    if is_asked_for(cell):
+        return ""
+    words = " ".join(cell.source.split())
+    return hashlib.sha256(f"{cell.cell_type} {words}".encode()).hexdigest()[:16]
+
+
+def cell_record(cell, folder, root=None):
     """What pages show of a cell: a dictionary of texts.
 
-    "digest" is the same for the same source; "line" tells what it is. Images that
-    Markdown names are taken from `folder`, if they are there.
+    "digest" is the same for the same source, "" if the cell is never folded; "line"
+    tells what it is. Images that Markdown names in `folder`, that of the notebook, are
+    taken from the files below `root`, the clone; without one, from below `folder`.
     """
-    words = " ".join(cell.source.split())
-    digest = hashlib.sha256(f"{cell.cell_type} {words}".encode()).hexdigest()[:16]
+    if root is None:
+        root = folder
     line = telling_line(cell.source)
-    record = {"kind": cell.cell_type, "digest": digest, "line": line, "outputs": ""}
+    record = {"kind": cell.cell_type, "line": line, "outputs": ""}
+    record["digest"] = digest_of(cell)
     if cell.cell_type == "code":
         outputs = cut_outputs(cell.outputs)
         bare = {**cell, "source": cut_text(cell.source), "outputs": []}
@@ -338,27 +378,86 @@ def cell_record(cell, folder):
             shown = {**cell, "source": "", "outputs": outputs}
             record["outputs"] = render(type(cell)(shown), hides_input=True)
     else:
-        text = embed_images(cut_text(cell.source), folder)
-        record["source"] = render(type(cell)({**cell, "source": text}))
+        text = cut_around_images(embed_images(cell, Path(folder), Path(root)))
+        bare = {**cell, "source": text, "attachments": {}}
+        record["source"] = render(type(cell)(bare))
     return record
 
 
-IN_MARKDOWN = re.compile(r"(!\[[^\]]*\]\()([^)\s]+)")
+# --- Images of Markdown ---------------------------------------------------------------
+
+IMAGE = re.compile(
+    r"!\[[^\[\]]{0,1000}\]\([^()\s]+(?:[ \t][^()\n]*)?\)|<img\b[^<>]*>", re.IGNORECASE
+)
+IMAGE_NAME = re.compile(
+    r"""\]\((?P<markdown>[^()\s]+)|\ssrc\s*=\s*["'](?P<html>[^"']+)["']""",
+    re.IGNORECASE,
+)
+ATTACHMENT = "attachment:"
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif"}
 
 
-def embed_images(text, folder):
-    """Markdown with the images below `folder` that it names in place of their names."""
+def cut_around_images(text):
+    """Markdown that is cut as any text, but for its images, which do not count."""
+    end = MOST_TEXT
+    for image in IMAGE.finditer(text):
+        if image.start() < end:
+            end += len(image.group())
+    return cut_text(text, end)
+
+
+def embed_images(cell, folder, root):
+    """The text of a cell of Markdown, with its images in place of their names.
+
+    Those that are too large, alone or together, become a sentence.
+    """
+    left = MOST_IMAGES
 
     def embed(match):
-        path = Path(folder, match.group(2)).resolve()
-        form = SUFFIXES.get(path.suffix.lower())
-        is_inside = path.is_relative_to(Path(folder).resolve())
-        if form is None or not is_inside or not path.is_file():
-            return match.group()
-        if path.stat().st_size > MOST_IMAGE:
-            return match.group()
-        content = base64.b64encode(path.read_bytes()).decode()
-        return f"{match.group(1)}data:image/{form};base64,{content}"
+        nonlocal left
+        image = match.group()
+        found = IMAGE_NAME.search(image)
+        if found is None:
+            return image
+        if left <= 0:
+            return "[An image is left out: this cell has too many.]"
+        address = address_of(found[found.lastgroup], cell, folder, root)
+        if address is None:
+            # The sanitiser says that it is not there; the exporter would refuse it.
+            return image.replace(ATTACHMENT, "")
+        left -= len(address)
+        if len(address) > MOST_IMAGE:
+            return "[An image is left out: it is too large.]"
+        start, end = found.span(found.lastgroup)
+        return f"{image[:start]}{address}{image[end:]}"
 
-    return IN_MARKDOWN.sub(embed, text)
+    return IMAGE.sub(embed, cell.source)
+
+
+def address_of(name, cell, folder, root):
+    """An address that holds the image of this name; None if there is none."""
+    if name.startswith("data:"):
+        return name
+    if name.startswith(ATTACHMENT):
+        attachments = cell.get("attachments", {})
+        return attached(attachments.get(unquote(name.removeprefix(ATTACHMENT)), {}))
+    try:
+        path = Path(folder, unquote(name)).resolve()
+        form = SUFFIXES.get(path.suffix.lower())
+        is_inside = path.is_relative_to(root.resolve())
+        if form is None or not is_inside or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            content = file.read(MOST_IMAGE)  # as base64, this many are too many
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+    return f"data:image/{form};base64,{base64.b64encode(content).decode()}"
+
+
+def attached(forms):
+    """The address of an attachment, given as {form: content}; None if no image."""
+    for form in IMAGES:
+        if form in forms:
+            content = re.sub(r"\s", "", forms[form])
+            return f"data:{form};base64,{content}"
+    return None

@@ -14,7 +14,11 @@ FORMULA = re.compile(  # as in pandoc's Markdown: no blank beside a dollar sign,
     r"\$\$(?P<display>[^$]+?)\$\$"
     r"|(?<![\\$\w])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?!\w)"
 )
-CODE = re.compile(r"(<code>.*?</code>|<pre>.*?</pre>)", re.DOTALL)
+# In code, a dollar sign is one; and no formula spans a tag or lies in one. The
+# sanitiser writes values in quotes, and any other "<" as an entity.
+NO_TEXT = re.compile(
+    r"""(<code>.*?</code>|<pre>.*?</pre>|<(?:[^<>"]|"[^"]*")*>)""", re.DOTALL
+)
 SECONDS = 60  # for all formulas of a team
 PART = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 MATHML = set(
@@ -28,7 +32,7 @@ def typeset(texts):
     """The same HTML texts with formulas as MathML; those that fail stay as they are."""
     found = []
     for text in texts:
-        for part in CODE.split(text)[::2]:  # in code, a dollar sign is one
+        for part in NO_TEXT.split(text)[::2]:
             found += map(formula_of, FORMULA.finditer(part))
     drawn = draw(list(dict.fromkeys(found)))
     return [put_in(text, drawn) for text in texts]
@@ -77,7 +81,7 @@ def put_in(text, drawn):
     def replace(match):
         return drawn.get(formula_of(match), match.group())
 
-    parts = CODE.split(text)
+    parts = NO_TEXT.split(text)
     for place in range(0, len(parts), 2):
         parts[place] = FORMULA.sub(replace, parts[place])
     return "".join(parts)

@@ -18,6 +18,7 @@ from utils import write_whole
 TEMPLATES = Path(__file__).with_name("templates")
 NO_BREAK = "\u00a0"
 SAME = 3  # teams with the same cell, from which on it is folded
+MOST_PART = 5_000_000  # characters of a team's cells on a page of all teams
 MENU = [("index", "All teams")]
 MENU += [(f"task-{task}", f"Task {task}") for task in POSSIBLE]
 MENU += [("theory", "Theory")]
@@ -73,7 +74,7 @@ def make_environment():
 
 
 def write_page(environment, folder, page, template, **content):
-    """Write one page; names of files may hold characters that UTF-8 has not."""
+    """Write one page; a file's name may hold what is no character in UTF-8."""
     text = environment.get_template(f"{template}.html.j2").render(page=page, **content)
     write_whole(folder / f"{page}.html", text.encode("utf-8", "replace"))
 
@@ -119,11 +120,11 @@ def task_content(task, results):
         cells = [cell for cell in result["cells"] if cell["task"] == task]
         got, testable = points_of(result, task)
         points = f"{got} of {testable} testable points" if testable else ""
-        shown = [(cell, folded(cell, counts)) for cell in cells]
-        answers.append(answer_of(result, shown, points=points))
+        answers.append(answer_of(result, cells, counts, points=points))
     note = (
         "What each team has handed in, with its outputs. Cells that are the same in "
-        f"{SAME} teams or more are folded: most often they are the template's."
+        f"{SAME} teams or more are folded: most often they are the template's. "
+        "What a task asks for stays open."
     )
     heading = f"Task {task}"
     return {"heading": heading, "note": note, "groups": [("", answers)]}
@@ -142,7 +143,7 @@ def theory_content(results):
         groups.append(("Answers without a number", answers_to("", results, counts)))
     documents = []
     for result in results:
-        documents.append(answer_of(result, [], links=pdf_links(result)))
+        documents.append(answer_of(result, [], counts, links=pdf_links(result)))
     groups.append(("PDFs", documents))
     note = (
         "Answers are what a notebook of part 1 has between its fences, or else below "
@@ -156,21 +157,34 @@ def answers_to(question, results, counts):
     answers = []
     for result in results:
         cells = [cell for cell in result["theory"] if cell["question"] == question]
-        shown = [(cell, folded(cell, counts)) for cell in cells]
-        if shown:
-            answers.append(answer_of(result, shown))
+        if cells:
+            answers.append(answer_of(result, cells, counts))
     return answers
 
 
-def answer_of(result, cells, points="", links=""):
+def answer_of(result, cells, counts, points="", links=""):
     """What a template needs to show the answer of one team."""
+    first = first_cells(cells)
     return {
         "team": result["team"],
         "file": result["file"],
         "points": points,
-        "cells": cells,
+        "cells": [(cell, folded(cell, counts)) for cell in first],
+        "left_out": len(cells) - len(first),
         "links": links,
     }
+
+
+def first_cells(cells):
+    """As many of the cells as a page of all teams has room for."""
+    first = []
+    size = 0
+    for cell in cells:
+        size += len(cell["source"]) + len(cell["outputs"])
+        if size > MOST_PART:
+            break
+        first.append(cell)
+    return first
 
 
 def count_teams(results, key):
@@ -183,7 +197,10 @@ def count_teams(results, key):
 
 def folded(cell, counts):
     """Why the source of a cell is folded, "" if it is not."""
-    number = counts[cell["digest"]]
+    digest = cell["digest"]
+    if digest == "":  # what a task asks for, or a cell that cannot be shown
+        return ""
+    number = counts[digest]
     if number < SAME:
         return ""
     return f"The same in {number} teams"
