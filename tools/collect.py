@@ -35,7 +35,8 @@ def main():
         print(ran["printed"])
         for fault in ran["faults"]:
             print(f"{KEPT}{fault}")
-        print(ran["errors"], file=sys.stderr)
+        if ran["errors"]:
+            print(ran["errors"], file=sys.stderr)
     except Exception as error:  # of any kind: no report would be worse
         print(error, file=sys.stderr)
         write_error(report, str(error))
