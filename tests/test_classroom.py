@@ -288,6 +288,8 @@ def teams(tmp_path_factory):
     write_notebook(folder / "a/theory.ipynb", theory, 2)
     write_notebook(folder / "c=1/ps2.ipynb", NOISY, 3)
     write_notebook(folder / "c=1/x/ps2.ipynb", KILLER, 3)
+    write_notebook(folder / "killer/ps2.ipynb", KILLER, 4)
+    write_notebook(folder / "names/ps2.ipynb", with_habit("argument names"), 5)
     for name in ("empty", "merge", ".hidden"):
         (folder / name).mkdir()
     (folder / "empty/readme.md").write_text("Nothing.")
@@ -298,7 +300,9 @@ def teams(tmp_path_factory):
     return folder, run_classroom(folder)
 
 
+KILLED = "the notebook ended the process with signal 9 in its definitions"
 UNGRADED = [
+    pytest.param("killer", KILLED, id="killer"),
     pytest.param("empty", "no notebook defines MyCNNModel: there is no", id="empty"),
     pytest.param(
         "utf-16.ipynb", "utf-16.ipynb is no notebook: it is not in UTF-8", id="UTF-16"
@@ -320,9 +324,9 @@ def test_a_team_that_cannot_be_graded_is_a_row_with_a_sentence(teams, name, word
 
 def test_every_team_is_a_row_in_one_order(teams):
     folder, printed = teams
-    names = ["a", "b.zip", "c=1", "empty", "merge", "torn.zip", "utf-16.ipynb"]
-    assert list(read_table(folder)) == names
-    assert printed.splitlines()[-1].startswith("7 teams, 4 of them not graded; ")
+    names = ["a", "b.zip", "c=1", "empty", "killer", "merge", "names", "torn.zip"]
+    assert list(read_table(folder)) == [*names, "utf-16.ipynb"]
+    assert printed.splitlines()[-1].startswith("9 teams, 5 of them not graded; ")
 
 
 def test_the_untouched_template_has_no_points(teams):
@@ -339,6 +343,13 @@ def test_a_right_submission_in_an_archive_has_all_points(teams):
     assert row["notebook"] == "b-main/part 2/ps2.ipynb"
     # a cell with packages that are not installed, and one with a full stop
     assert row["cells that failed"] == "2"
+
+
+def test_a_habit_costs_what_it_should(teams):
+    folder, _ = teams
+    _, costs = HABITS["argument names"]
+    points = points_in(read_table(folder)["names"])
+    assert points == {**ALL, "task 2": ALL["task 2"] + costs["task 2"]}
 
 
 def test_harmful_definitions_are_survived(teams):
@@ -385,14 +396,14 @@ def test_pages_show_what_was_handed_in(teams):
     folder, _ = teams
     pages = folder.parent / "build/classroom"
     paths = list(pages.glob("*.html"))
-    assert len(paths) == 14  # the table, theory, 5 tasks, 7 teams
+    assert len(paths) == 16  # the table, theory, 5 tasks, 9 teams
     for path in paths:
         check_page(path)
     task = (pages / "task-4.html").read_text("utf-8")
     assert "accuracy of team 1: 91 %" in task
     assert f"data:image/png;base64,{figure(1)}" in task
     network = (pages / "task-2.html").read_text("utf-8")
-    trainer = "The same in 3 teams: <code>class Trainer:</code>"
+    trainer = "The same in 5 teams: <code>class Trainer:</code>"
     assert trainer in network
     theory = (pages / "theory.html").read_text("utf-8")
     assert "<h2>Question 1.4</h2>" in theory
@@ -449,6 +460,28 @@ def test_what_a_circumstance_has_stopped_is_not_kept(tmp_path, monkeypatch):
     assert kept.stem == file_name("n" * 255)
 
 
+def test_a_team_of_which_nothing_is_found_out_stops_no_other(tmp_path, monkeypatch):
+    def no_process(path, name):
+        raise BlockingIOError  # as of a machine with too many processes
+
+    monkeypatch.setattr(classroom, "look_at_team", no_process)
+    monkeypatch.chdir(tmp_path)
+    results = classroom.look_at_all({"a": tmp_path, "b": tmp_path}, 1)
+    reasons = [result["reason"] for result in results]
+    assert reasons == 2 * ["nothing could be found out: BlockingIOError"]
+
+
+def test_the_memory_of_a_team_is_limited_and_a_lower_limit_stays():
+    code = """import resource
+from tools.team import limit_memory
+for most in (3, 1):
+    resource.setrlimit(resource.RLIMIT_DATA, (most * 2**30, 3 * 2**30))
+    limit_memory()
+    print(resource.getrlimit(resource.RLIMIT_DATA)[0] / 2**30)"""
+    found = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert found.splitlines() == ["2.0", "1.0"]
+
+
 # --- What was handed in ---------------------------------------------------------------
 
 
@@ -491,7 +524,7 @@ def test_part_1_that_is_not_shown_is_a_remark(tmp_path):
     assert second.startswith("theory.ipynb is no notebook: ")
 
 
-# --- The eight kinds, all graded ------------------------------------------------------
+# --- All habits, and our own notebook -------------------------------------------------
 
 
 @pytest.mark.soak
@@ -503,16 +536,11 @@ def test_each_habit_costs_what_it_should(tmp_path):
         write_notebook(folder / habit / "ps2.ipynb", with_habit(habit))
         points = {task: ALL[task] + costs.get(task, 0) for task in ALL}
         expected[habit] = points
-    write_notebook(folder / "killer/ps2.ipynb", KILLER)
     (folder / "ours").mkdir()
     copy_notebook("ps2_eurosat.ipynb", folder / "ours")
     expected["ours"] = ALL
-    write_notebook(folder / "template/ps2.ipynb", untouched())
-    expected["template"] = dict.fromkeys(ALL, 0)
     run_classroom(folder)
     table = read_table(folder)
-    killed = "the notebook ended the process with signal 9 in its definitions"
-    assert table.pop("killer")["remarks"] == killed
     found = {name: points_in(row) for name, row in table.items()}
     assert found == expected
 

@@ -75,7 +75,9 @@ def file_name(team):
 def state_of(path):
     """A digest of names, sizes and times of all files of a team, and of the checks."""
     lines = [str(path)]
-    files = [path]
+    files = []
+    if path.is_file():  # the time of a folder changes with hidden files, too
+        files.append(path)
     for place, folders, names in os.walk(path):
         folders[:] = [name for name in folders if not is_left_out(name)]
         files += [Path(place, name) for name in names if not is_left_out(name)]
@@ -132,8 +134,9 @@ def look_at_team(path, name):
     try:
         return json.loads(printed)
     except ValueError:
-        last_words = errors.decode("utf-8", "replace").strip()[-300:]
-        return not_found_out(f"{reason}: {last_words}".rstrip(": "))
+        lines = errors.decode("utf-8", "replace").splitlines()
+        last_words = "".join(lines[-1:])  # above them, a traceback has paths
+        return not_found_out(f"{reason}: {last_words[-300:]}".rstrip(": "))
 
 
 def not_found_out(reason):
@@ -167,7 +170,8 @@ def look_at_all(teams, jobs):
             try:
                 found = future.result()
             except Exception as error:  # one team stops no other
-                found = not_found_out(f"nothing could be found out: {error}")
+                name = type(error).__name__
+                found = not_found_out(f"nothing could be found out: {name}")
             result = {"team": team, "state": waiting[team], **found}
             if not result["is_late"]:  # else a second call tries again
                 write_whole(OUT / f"{file_name(team)}.json", json.dumps(result))

@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 
 from tools.cells import cell_record, questions, tasks
-from tools.collect import fitting_notebooks, list_files, refuse_large
+from tools.collect import first_ten, fitting_notebooks, list_files, refuse_large
 from tools.files import command, read_notebook
 from tools.formulas import typeset
 from tools.grade import EndedError, grade
@@ -101,6 +101,7 @@ def look_at(path, pdf_folder):
         result["reason"] = str(error)
     except Exception as error:  # of other people's files any is possible
         result["reason"] = f"it cannot be graded: {type(error).__name__}"
+    result["remarks"] = first_ten(result["remarks"])
     result["seconds"] = round(time.monotonic() - start, 1)
     return result
 
