@@ -9,6 +9,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from tests.helpers import ROOT, copy_notebook, refused
 from tests.test_pages import check_page
+from tools import classroom, team
 from tools.classroom import as_text, file_name, find_teams
 
 pytestmark = pytest.mark.skipif(
@@ -286,6 +288,8 @@ def teams(tmp_path_factory):
     write_notebook(folder / "a/theory.ipynb", theory, 2)
     write_notebook(folder / "c=1/ps2.ipynb", NOISY, 3)
     write_notebook(folder / "c=1/x/ps2.ipynb", KILLER, 3)
+    write_notebook(folder / "killer/ps2.ipynb", KILLER, 4)
+    write_notebook(folder / "names/ps2.ipynb", with_habit("argument names"), 5)
     for name in ("empty", "merge", ".hidden"):
         (folder / name).mkdir()
     (folder / "empty/readme.md").write_text("Nothing.")
@@ -296,7 +300,9 @@ def teams(tmp_path_factory):
     return folder, run_classroom(folder)
 
 
+KILLED = "the notebook ended the process with signal 9 in its definitions"
 UNGRADED = [
+    pytest.param("killer", KILLED, id="killer"),
     pytest.param("empty", "no notebook defines MyCNNModel: there is no", id="empty"),
     pytest.param(
         "utf-16.ipynb", "utf-16.ipynb is no notebook: it is not in UTF-8", id="UTF-16"
@@ -318,9 +324,9 @@ def test_a_team_that_cannot_be_graded_is_a_row_with_a_sentence(teams, name, word
 
 def test_every_team_is_a_row_in_one_order(teams):
     folder, printed = teams
-    names = ["a", "b.zip", "c=1", "empty", "merge", "torn.zip", "utf-16.ipynb"]
-    assert list(read_table(folder)) == names
-    assert printed.splitlines()[-1].startswith("7 teams, 4 of them not graded; ")
+    names = ["a", "b.zip", "c=1", "empty", "killer", "merge", "names", "torn.zip"]
+    assert list(read_table(folder)) == [*names, "utf-16.ipynb"]
+    assert printed.splitlines()[-1].startswith("9 teams, 5 of them not graded; ")
 
 
 def test_the_untouched_template_has_no_points(teams):
@@ -339,6 +345,13 @@ def test_a_right_submission_in_an_archive_has_all_points(teams):
     assert row["cells that failed"] == "2"
 
 
+def test_a_habit_costs_what_it_should(teams):
+    folder, _ = teams
+    _, costs = HABITS["argument names"]
+    points = points_in(read_table(folder)["names"])
+    assert points == {**ALL, "task 2": ALL["task 2"] + costs["task 2"]}
+
+
 def test_harmful_definitions_are_survived(teams):
     folder, _ = teams
     row = read_table(folder)["c=1"]
@@ -353,7 +366,15 @@ def test_harmful_definitions_are_survived(teams):
     assert f"sleep 98765{os.getpid()}" not in processes
 
 
-FORMULAS = [("=1+1", "'=1+1"), ("@a", "'@a"), ("-x", "'-x"), ("a=1", "a=1"), (-1, -1)]
+FORMULAS = [
+    ("=1+1", "'=1+1"),
+    ("@a", "'@a"),
+    ("-x", "'-x"),
+    ("\t=1", "'\t=1"),
+    ("\r=1", "'\r=1"),
+    ("a=1", "a=1"),
+    (-1, -1),
+]
 
 
 @pytest.mark.parametrize("value, written", FORMULAS)
@@ -363,23 +384,26 @@ def test_no_text_of_a_team_is_a_formula_of_a_spreadsheet(value, written):
 
 def test_each_team_has_files_of_its_own():
     names = ["team-1", "team 1", "team/1", "Übung", "übung", "..", "=1+1"]
+    names += ["n" * 255, "n" * 254]
     files = [file_name(name) for name in names]
     assert files[0] == "team-1"
     assert len(set(files)) == len(names)
     for file in files:
-        assert re.fullmatch(r"[\w-]+", file, re.ASCII)
+        assert re.fullmatch(r"[\w-]{1,80}", file, re.ASCII)
 
 
 def test_pages_show_what_was_handed_in(teams):
     folder, _ = teams
     pages = folder.parent / "build/classroom"
-    for path in pages.glob("*.html"):
+    paths = list(pages.glob("*.html"))
+    assert len(paths) == 16  # the table, theory, 5 tasks, 9 teams
+    for path in paths:
         check_page(path)
     task = (pages / "task-4.html").read_text("utf-8")
     assert "accuracy of team 1: 91 %" in task
     assert f"data:image/png;base64,{figure(1)}" in task
     network = (pages / "task-2.html").read_text("utf-8")
-    trainer = "The same in 3 teams: <code>class Trainer:</code>"
+    trainer = "The same in 5 teams: <code>class Trainer:</code>"
     assert trainer in network
     theory = (pages / "theory.html").read_text("utf-8")
     assert "<h2>Question 1.4</h2>" in theory
@@ -401,23 +425,106 @@ def test_no_team_is_a_sentence(tmp_path):
         find_teams(tmp_path)
 
 
-# The last test with these teams, which it changes.
-def test_only_a_team_whose_files_changed_is_run_again(teams):
-    folder, _ = teams
+def test_only_a_team_whose_files_changed_is_run_again(tmp_path):
+    folder = tmp_path / "teams"
+    for name in ("a", "b", "gone"):
+        (folder / name).mkdir(parents=True)
+    (folder / "gone/a.pdf").write_bytes(b"%PDF-1.4")
+    run_classroom(folder)
     before = read_table(folder)
-    (folder / "utf-16.ipynb").unlink()
-    (folder / "empty/readme.md").write_text("Still nothing.")
+    (folder / "b/.DS_Store").write_text("Nothing.")
+    (folder / "a/readme.md").write_text("Nothing.")
+    shutil.rmtree(folder / "gone")
     printed = run_classroom(folder, "--jobs", "1")
-    assert "5 of 6 teams are done" in printed
-    assert "6 of 6  empty: not graded" in printed
-    del before["utf-16.ipynb"]
+    assert "1 of 2 teams are done" in printed
+    assert "2 of 2  a: not graded" in printed
+    del before["gone"]
     after = read_table(folder)
-    before["empty"].pop("seconds")
-    after["empty"].pop("seconds")
+    before["a"].pop("seconds")
+    after["a"].pop("seconds")
     assert after == before
+    names = [path.name for path in (tmp_path / "build/classroom").iterdir()]
+    assert not [name for name in names if "gone" in name]
 
 
-# --- The eight kinds, all graded ------------------------------------------------------
+def test_what_a_circumstance_has_stopped_is_not_kept(tmp_path, monkeypatch):
+    folder = tmp_path / "teams"
+    (folder / ("n" * 255)).mkdir(parents=True)
+    with zipfile.ZipFile(folder / "full.zip", "w") as archive:
+        archive.writestr("n" * 300, "")  # no disk takes this name
+    monkeypatch.chdir(tmp_path)
+    full, named = classroom.look_at_all(find_teams(folder), 1)
+    assert full["reason"] == "it cannot be read: File name too long"
+    assert named["reason"] == "no notebook defines MyCNNModel: there is no notebook"
+    (kept,) = (tmp_path / "build/classroom").glob("*.json")
+    assert kept.stem == file_name("n" * 255)
+
+
+def test_a_team_of_which_nothing_is_found_out_stops_no_other(tmp_path, monkeypatch):
+    def no_process(path, name):
+        raise BlockingIOError  # as of a machine with too many processes
+
+    monkeypatch.setattr(classroom, "look_at_team", no_process)
+    monkeypatch.chdir(tmp_path)
+    results = classroom.look_at_all({"a": tmp_path, "b": tmp_path}, 1)
+    reasons = [result["reason"] for result in results]
+    assert reasons == 2 * ["nothing could be found out: BlockingIOError"]
+
+
+def test_the_memory_of_a_team_is_limited_and_a_lower_limit_stays():
+    code = """import resource
+from tools.team import limit_memory
+for most in (3, 1):
+    resource.setrlimit(resource.RLIMIT_DATA, (most * 2**30, 3 * 2**30))
+    limit_memory()
+    print(resource.getrlimit(resource.RLIMIT_DATA)[0] / 2**30)"""
+    found = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert found.splitlines() == ["2.0", "1.0"]
+
+
+# --- What was handed in ---------------------------------------------------------------
+
+
+def test_an_archive_with_a_torn_file_is_a_sentence(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.ipynb", os.urandom(100) * 100)
+    content = bytearray(path.read_bytes())
+    content[40:60] = b"x" * 20
+    path.write_bytes(content)
+    with refused(ValueError, "a.zip is no archive that opens: "):
+        team.unpack(path, tmp_path)
+
+
+def test_only_documents_of_the_team_are_copied(tmp_path, monkeypatch):
+    folder = tmp_path / "team"
+    names = ["a.pdf", "x/b.pdf", "z.pdf", ".hidden.pdf", "__MACOSX/._a.pdf"]
+    for name in [*names, "venv/c.pdf", "lib/site-packages/c.pdf"]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"%PDF-1.4")
+    (tmp_path / "secret.pdf").write_bytes(b"%PDF-1.4")
+    (folder / "link.pdf").symlink_to(tmp_path / "secret.pdf")
+    monkeypatch.setattr(team, "MOST_PDFS", 20)
+    remarks = []
+    copied = team.copy_pdfs(folder, tmp_path / "copies", remarks)
+    assert [pdf["name"] for pdf in copied] == ["a.pdf", "z.pdf"]
+    assert remarks == ["x/b.pdf is too large to be copied"]
+
+
+def test_part_1_that_is_not_shown_is_a_remark(tmp_path):
+    path = tmp_path / "ps2.ipynb"
+    write_notebook(path, "## 1.1 Kernels\n# %%\n" + RIGHT)
+    (tmp_path / "theory.ipynb").write_text("{}")
+    result = team.empty_result()
+    team.fill_in_cells(result, [path], tmp_path)
+    assert len(result["cells"]) > 10
+    first, second = result["remarks"]
+    assert first == "answers to part 1 in the notebook of part 2 are not shown"
+    assert second.startswith("theory.ipynb is no notebook: ")
+
+
+# --- All habits, and our own notebook -------------------------------------------------
 
 
 @pytest.mark.soak
@@ -429,16 +536,11 @@ def test_each_habit_costs_what_it_should(tmp_path):
         write_notebook(folder / habit / "ps2.ipynb", with_habit(habit))
         points = {task: ALL[task] + costs.get(task, 0) for task in ALL}
         expected[habit] = points
-    write_notebook(folder / "killer/ps2.ipynb", KILLER)
     (folder / "ours").mkdir()
     copy_notebook("ps2_eurosat.ipynb", folder / "ours")
     expected["ours"] = ALL
-    write_notebook(folder / "template/ps2.ipynb", untouched())
-    expected["template"] = dict.fromkeys(ALL, 0)
     run_classroom(folder)
     table = read_table(folder)
-    killed = "the notebook ended the process with signal 9 in its definitions"
-    assert table.pop("killer")["remarks"] == killed
     found = {name: points_in(row) for name, row in table.items()}
     assert found == expected
 

@@ -235,6 +235,30 @@ def test_why_no_notebook_is_graded(tmp_path, files, reason):
         collect.find_notebook(tmp_path)
 
 
+def test_ten_notebooks_that_do_not_fit_are_named(tmp_path):
+    write_clone(tmp_path, {f"{number}.ipynb": "x = 1" for number in range(10, 22)})
+    with refused(LookupError, "not in 10.ipynb", "; not in 19.ipynb; and 2 more"):
+        collect.find_notebook(tmp_path)
+
+
+def test_a_notebook_that_is_too_large_is_named(tmp_path):
+    path = tmp_path / "a.ipynb"
+    path.touch()
+    os.truncate(path, 201_000_000)
+    with refused(LookupError, f"{path} has 201 MB, which is too large"):
+        collect.find_notebook(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    if os.getuid() == 0:
+        pytest.skip("root may read every folder")
+    folder = tmp_path / "part 2"
+    folder.mkdir(mode=0)
+    with refused(LookupError, "part 2 cannot be read: Permission denied"):
+        collect.find_notebook(tmp_path)
+    folder.chmod(0o700)
+
+
 def test_other_notebooks_that_fit_are_named(tmp_path, capsys):
     write_clone(tmp_path, {"a.ipynb": OWN, "b.ipynb": OWN})
     collect.find_notebook(tmp_path)

@@ -4,8 +4,10 @@ python -m tools.classroom FOLDER [--jobs N]
 
 Each folder, notebook or archive in FOLDER is a team. points.csv and index.html are in
 build/classroom/, with a JSON file for each team: a second call goes on from there, and
-grades only the teams whose files have changed. The status is 0 if all teams were
-handled, whatever they have handed in. Other people's code runs here; that is no jail.
+grades only the teams whose files have changed, and those that a full disk or the end of
+their time has stopped. What is there of other teams is deleted. The status is 0 if all
+teams were handled, whatever they have handed in. Other people's code runs here; that is
+no jail.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,13 +25,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tools.files import command
-from tools.grade import POSSIBLE, ROOT, points_of, worth
+from tools.grade import POSSIBLE, ROOT, points_of, total, worth
 from tools.pages import write_pages
+from tools.team import empty_result
 from utils import write_whole
 
 OUT = Path("build/classroom")
-NOT_HANDED_IN = (".git", "__pycache__")
 TEAM_SECONDS = 900  # grading stops itself earlier, unless something hangs
+MOST_LETTERS = 60  # of a team's name in a file's name
 SOURCES = [  # a change of these files may change what is said of a team
     "tests/conftest.py",
     "tests/helpers.py",
@@ -63,18 +67,20 @@ def find_teams(folder):
 def file_name(team):
     """A name for the files of a team, of plain letters and one for each team."""
     plain = re.sub(r"[^\w-]+", "-", team, flags=re.ASCII).strip("-")
-    if plain == team:
+    if plain == team and len(plain) <= MOST_LETTERS:
         return plain
-    return f"{plain[:60]}-{hashlib.sha256(os.fsencode(team)).hexdigest()[:8]}"
+    return f"{plain[:MOST_LETTERS]}-{hashlib.sha256(os.fsencode(team)).hexdigest()[:8]}"
 
 
 def state_of(path):
     """A digest of names, sizes and times of all files of a team, and of the checks."""
     lines = [str(path)]
-    files = [path]
+    files = []
+    if path.is_file():  # the time of a folder changes with hidden files, too
+        files.append(path)
     for place, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if name not in NOT_HANDED_IN]
-        files += [Path(place, name) for name in names]
+        folders[:] = [name for name in folders if not is_left_out(name)]
+        files += [Path(place, name) for name in names if not is_left_out(name)]
     for file in sorted(files):
         try:
             about = file.stat()
@@ -86,6 +92,11 @@ def state_of(path):
         lines.append(Path(ROOT, name).read_text("utf-8"))
     text = "\n".join(lines)
     return hashlib.sha256(os.fsencode(text)).hexdigest()
+
+
+def is_left_out(name):
+    """Does a file or folder of this name play no part in what is said of a team?"""
+    return name.startswith(".") or name == "__pycache__"
 
 
 # --- A result for each team -----------------------------------------------------------
@@ -106,11 +117,9 @@ def finished(file, state):
 def look_at_team(path, name):
     """What tools.team prints of the team at `path`, or why it prints nothing."""
     call = [sys.executable, "-m", "tools.team", str(path), str(OUT.absolute() / name)]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
         call,
         cwd=ROOT,
-        env=variables,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -125,11 +134,14 @@ def look_at_team(path, name):
     try:
         return json.loads(printed)
     except ValueError:
-        last_words = errors.decode("utf-8", "replace").strip()[-300:]
-        result = {"notebook": "", "reason": f"{reason}: {last_words}".rstrip(": ")}
-        result.update(remarks=[], errors=0, seconds=0, cells=[], theory=[], pdfs=[])
-        result.update(checks=[], problems=[], faults=[])
-        return result
+        lines = errors.decode("utf-8", "replace").splitlines()
+        last_words = "".join(lines[-1:])  # above them, a traceback has paths
+        return not_found_out(f"{reason}: {last_words[-300:]}".rstrip(": "))
+
+
+def not_found_out(reason):
+    """The result of a team of which nothing could be found out this time."""
+    return {**empty_result(), "reason": reason, "is_late": True}
 
 
 def look_at_all(teams, jobs):
@@ -155,8 +167,14 @@ def look_at_all(teams, jobs):
             futures[future] = team
         for number, future in enumerate(as_completed(futures), 1):
             team = futures[future]
-            result = {"team": team, "state": waiting[team], **future.result()}
-            write_whole(OUT / f"{file_name(team)}.json", json.dumps(result))
+            try:
+                found = future.result()
+            except Exception as error:  # one team stops no other
+                name = type(error).__name__
+                found = not_found_out(f"nothing could be found out: {name}")
+            result = {"team": team, "state": waiting[team], **found}
+            if not result["is_late"]:  # else a second call tries again
+                write_whole(OUT / f"{file_name(team)}.json", json.dumps(result))
             results[team] = result
             done = f"{len(results)} of {len(teams)}"
             left = (time.monotonic() - start) / number * (len(waiting) - number)
@@ -166,11 +184,23 @@ def look_at_all(teams, jobs):
     return [results[team] for team in teams]
 
 
+def delete_others(results):
+    """Delete the results, pages and PDFs of teams that are not among the results."""
+    files = [result["file"] for result in results]
+    for path in OUT.iterdir():
+        if path.is_dir() and path.name not in files:
+            shutil.rmtree(path)
+        elif path.suffix == ".json" and path.stem not in files:
+            path.unlink()
+        elif path.match("team-*.html") and path.stem[len("team-") :] not in files:
+            path.unlink()
+
+
 def summary(result):
     """One line on a team for the terminal."""
     if result["reason"]:
         return f"not graded: {' '.join(result['reason'].split())[:150]}"
-    got, testable = all_points(result)
+    got, testable = total(result)
     return f"{got} of {testable} points in {result['seconds']:.0f} s"
 
 
@@ -183,13 +213,6 @@ def in_minutes(seconds):
 
 
 # --- The table ------------------------------------------------------------------------
-
-
-def all_points(result):
-    """(points, testable points) over all tasks."""
-    pairs = [points_of(result, task) for task in POSSIBLE]
-    got, testable = zip(*pairs, strict=True)
-    return sum(got), sum(testable)
 
 
 def names_not_found(result):
@@ -215,7 +238,7 @@ def table_row(result):
         got, _ = points_of(result, task)
         row[f"task {task}"] = got if is_graded else ""
         row[f"testable {task}"] = testable[task]
-    got, _ = all_points(result)
+    got, _ = total(result)
     row["points"] = got if is_graded else ""
     row["testable"] = sum(testable.values())
     row["cells that failed"] = cells_that_failed(result)
@@ -239,7 +262,7 @@ def write_table(rows, path):
 
 def as_text(value):
     """A value of the table that no spreadsheet takes for a formula."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@")):
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value
 
@@ -266,6 +289,7 @@ def main():
     rows = [table_row(result) for result in results]
     write_table(rows, OUT / "points.csv")
     write_pages(OUT, results, rows)
+    delete_others(results)
     ungraded = len([result for result in results if result["reason"]])
     print(f"{len(results)} teams, {ungraded} of them not graded; {OUT / 'index.html'}")
 

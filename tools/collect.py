@@ -1,6 +1,6 @@
 """Grade part 2 of a clone into JUnit XML, for the course's collector: run.sh calls it.
 
-tools/team.py uses fitting_notebooks, too.
+tools/team.py uses fitting_notebooks and what it stands on, too.
 """
 
 import importlib
@@ -10,8 +10,11 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tools.grade import CHECKS, SECONDS, run_checks
+from tools.grade import CHECKS, KEPT, SECONDS, run_checks
 
+PACKAGES = ("site-packages", "venv")
+MOST_NOTEBOOK = 200_000_000  # bytes
+MOST_TOLD = 10  # sentences of one kind
 DEFINES = re.compile(r"^ *(class|def) +MyCNNModel\b|^MyCNNModel *=", re.MULTILINE)
 
 
@@ -28,7 +31,12 @@ def main():
         notebook = find_notebook(clone)
         arguments = [CHECKS, f"--notebook={notebook.resolve()}"]
         arguments += [f"--junitxml={os.path.abspath(report)}"]
-        print(run_checks(arguments, SECONDS))
+        ran = run_checks(arguments, SECONDS)
+        print(ran["printed"])
+        for fault in ran["faults"]:
+            print(f"{KEPT}{fault}")
+        if ran["errors"]:
+            print(ran["errors"], file=sys.stderr)
     except Exception as error:  # of any kind: no report would be worse
         print(error, file=sys.stderr)
         write_error(report, str(error))
@@ -49,8 +57,8 @@ def find_notebook(folder):
 def fitting_notebooks(folder):
     """Paths of all notebooks below `folder` that define MyCNNModel.
 
-    The shallowest first, then by name. LookupError says what there is instead, if there
-    is none; OSError if the folder cannot be read.
+    The shallowest first, then by name. LookupError says what there is instead, ten of
+    them, if there is none; OSError if the folder cannot be read.
     """
     # Not at the top: a machine that lacks nbformat gets a report that says so.
     from tools.definitions import codes
@@ -58,8 +66,10 @@ def fitting_notebooks(folder):
     os.listdir(folder)  # OSError, a sentence, if it cannot be read
     fitting = []
     others = []
-    for path in list_notebooks(folder):
+    notebooks, unreadable = list_files(folder, ".ipynb")
+    for path in notebooks:
         try:
+            refuse_large(path)
             cells = codes(path)
         except (OSError, ValueError) as error:
             others.append(str(error))
@@ -69,26 +79,58 @@ def fitting_notebooks(folder):
         else:
             others.append(f"not in {path.name}")
     if not fitting:
-        if not others:
-            others.append("there is no notebook")
-        raise LookupError(f"no notebook defines MyCNNModel: {'; '.join(others)}")
+        told = unreadable + others
+        if not told:
+            told.append("there is no notebook")
+        told = first_ten(told)
+        raise LookupError(f"no notebook defines MyCNNModel: {'; '.join(told)}")
     return fitting
 
 
-def list_notebooks(folder):
-    """All notebooks below `folder` but hidden ones: the shallowest first, then by name.
+def first_ten(sentences):
+    """The first ten sentences, and how many more there are."""
+    more = len(sentences) - MOST_TOLD
+    if more <= 0:
+        return sentences
+    return [*sentences[:MOST_TOLD], f"and {more} more"]
 
-    Names are compared without their ending, so that "a.ipynb" is before "a copy.ipynb".
+
+def refuse_large(path):
+    """ValueError, a sentence, if a notebook is too large to be read."""
+    size = path.stat().st_size
+    if size > MOST_NOTEBOOK:
+        megabytes = size / 1_000_000
+        raise ValueError(f"{path} has {megabytes:.0f} MB, which is too large")
+
+
+def list_files(folder, ending):
+    """All files below `folder` with this ending: the shallowest first, then by name.
+
+    Without hidden ones, those of installed packages, and links that lead out of the
+    folder. Names are compared without their ending, so that "a.ipynb" is before
+    "a copy.ipynb". Returns them, and a sentence for each folder that cannot be read.
     """
+    top = Path(folder).resolve()
     found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    errors = []
+    for place, folders, files in os.walk(folder, onerror=errors.append):
+        folders[:] = [name for name in folders if is_handed_in(name)]
         for name in files:
             path = Path(place, name)
-            is_notebook = path.suffix.lower() == ".ipynb" and path.is_file()
-            if is_notebook and not name.startswith("."):
+            if path.suffix.lower() != ending or not is_handed_in(name):
+                continue
+            if path.is_file() and path.resolve().is_relative_to(top):
                 found.append(path)
-    return sorted(found, key=lambda path: (len(path.parts), path.with_suffix("")))
+    unreadable = []
+    for error in errors:
+        unreadable.append(f"{error.filename} cannot be read: {error.strerror or error}")
+    found.sort(key=lambda path: (len(path.parts), path.with_suffix("")))
+    return found, unreadable
+
+
+def is_handed_in(name):
+    """Is a file or folder of this name a team's own?"""
+    return not name.startswith(".") and name not in PACKAGES
 
 
 def write_error(report, sentence):

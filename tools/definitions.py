@@ -26,6 +26,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 SETTINGS = (*ASSIGNMENTS, ast.If, ast.Try)  # statements that may set a name
 LEFT_OUT = "left out: only imports, functions, classes and upper-case constants run"
+MOST_LETTERS = 500  # of one problem
 # The template's line that prints the result of the search ends in a full stop. Who
 # keeps it must not lose what stands in the same cell.
 FULL_STOP = re.compile(r"^(print\(.*\))\.[ \t]*$", re.MULTILINE)
@@ -129,7 +130,9 @@ def is_told(statement):
     """
     if isinstance(statement, ASSIGNMENTS):
         return False
-    return re.match(r"(import|from) google\b", ast.unparse(statement)) is None
+    source = ast.unparse(statement)
+    of_colab = r"(import google\.|from google\.|from google import )colab\b"
+    return re.match(of_colab, source) is None
 
 
 def parse_cell(source):
@@ -227,10 +230,14 @@ def run_and_look_up(statement, cell, space, guard):
 
 
 def describe(cell, error):
-    """An error in one line, with its cell; a syntax error with its place as well."""
+    """An error in one line of at most 500 letters, with its cell.
+
+    A syntax error with its place as well.
+    """
     message = str(error)
     if isinstance(error, SyntaxError):
         message = f"{error.msg} line {error.lineno}"
         if error.text:
             message += f": {error.text}"
-    return " ".join(f"{cell}: {type(error).__name__}: {message}".split())
+    sentence = f"{cell}: {type(error).__name__}: {message[:MOST_LETTERS]}"
+    return " ".join(sentence.split())[:MOST_LETTERS]

@@ -1,6 +1,6 @@
 """Grade a notebook of part 2: the checks of the template in a child process.
 
-python -m tools.grade FILE      at most 25 lines, the points last
+python -m tools.grade FILE      at most 24 lines, the points last
 
 The status is 0 if it was graded, however many points it has, and 1 if it could not be.
 tools/collect.py and tools/team.py use the same functions. Other people's code runs
@@ -9,6 +9,7 @@ here; that is no jail.
 
 import argparse
 import ast
+import functools
 import os
 import re
 import signal
@@ -29,37 +30,49 @@ SECONDS = 270  # the course's collector ends everything after 300
 POSSIBLE = {"1": 10, "2": 15, "3": 10, "4": 10, "5": 5}  # points of each task
 KEPT = "the template's own fault, costs nothing: "
 NO_NETWORK = "http://127.0.0.1:9"  # nothing answers there
-MOST_LINES = 25
+MOST_LINES = 24  # make prints its own one before
 COLUMNS = 100
+MOST_LETTERS = 500  # of one reason
+MOST_REPORT = 100_000_000  # bytes
 
 
 class EndedError(RuntimeError):
-    """The child process did not get to its end; `check` is what it was doing."""
+    """The child process did not get to its end; `check` is what it was doing.
 
-    def __init__(self, sentence, check):
+    `is_late` if it was stopped, as its time was over.
+    """
+
+    def __init__(self, sentence, check, is_late=False):
         super().__init__(sentence)
         self.check = check
+        self.is_late = is_late
 
 
 # --- The child process ----------------------------------------------------------------
 
 
 def run_checks(arguments, seconds):
-    """What pytest with these arguments prints on another notebook, in a child process.
+    """Run pytest with these arguments on another notebook, in a child process.
 
-    EndedError, a sentence, if the child does not get to its end, or not within so many
-    seconds. Whatever else its process group has started is ended with it.
+    Returns {"printed": text, "errors": text, "faults": [those of the template that were
+    kept]}. EndedError, a sentence, if the child does not get to its end, or not within
+    so many seconds. Whatever else its process group has started is ended with it.
     """
+    start = time.monotonic()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        printed = Path(folder, "printed")
-        errors = Path(folder, "errors")
-        doing = Path(folder, "doing")  # tests/conftest.py notes there what is under way
+        home = Path(folder, "home")
+        notes = Path(folder, "notes")
+        home.mkdir()
+        notes.mkdir()
+        printed = notes / "printed"
+        errors = notes / "errors"
+        doing = notes / "doing"  # tests/conftest.py notes there what is under way
         doing.write_text(STARTING)
         with printed.open("w") as stdout, errors.open("w") as stderr:
             child = subprocess.Popen(
                 [sys.executable, *PYTEST, *arguments],
                 cwd=ROOT,
-                env=child_environment(folder, seconds),
+                env=child_environment(home, notes, seconds),
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -71,24 +84,28 @@ def run_checks(arguments, seconds):
                 end_group(child)
         text = read_end(printed, 50_000)
         last_words = read_end(errors, 2000).strip()
-        last_doing = doing.read_text()
-    if last_words:
-        print(last_words, file=sys.stderr)
+        last_doing = read_end(doing, 200)
+        faults = read_end(notes / "faults", 10_000).splitlines()
     if last_doing == "":
-        return text
+        return {"printed": text, "errors": last_words, "faults": faults}
     reason = f"the notebook {ended} in {last_doing}"
     if last_doing == STARTING:  # there, no code of the notebook has run
         reason = f"pytest {ended} before it began"
-    sentence = f"{reason}: {last_words[-300:]}".rstrip(": ")
-    raise EndedError(sentence, last_doing)
+    sentence = " ".join(f"{reason}: {last_words[-300:]}".split()).rstrip(":")
+    is_late = time.monotonic() - start >= seconds
+    raise EndedError(sentence, last_doing, is_late)
 
 
-def child_environment(folder, seconds):
-    """The environment variables of the child: nothing of a person's, no network."""
+def child_environment(home, notes, seconds):
+    """The environment variables of the child: those it needs, not a person's others.
+
+    Its proxies lead nowhere, which keeps off the network what asks for proxies.
+    """
     return {
         "PATH": os.environ["PATH"],
-        "HOME": folder,
-        "TMPDIR": folder,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "PS2_NOTES": str(notes),
         "PS2_CHILD": str(seconds),
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "2",
@@ -129,7 +146,12 @@ def end_group(child):
 
 
 def read_end(path, most):
-    """The last `most` bytes of a file as a text."""
+    """The last `most` bytes of a file as a text; "" if there is no plain file.
+
+    A pipe of other people's code in its place would never end.
+    """
+    if not path.is_file():
+        return ""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - most))
@@ -139,6 +161,7 @@ def read_end(path, most):
 # --- From the report to points --------------------------------------------------------
 
 
+@functools.cache
 def worth():
     """{check: (task, points)} of the checks with points, from the marks."""
     found = {}
@@ -155,35 +178,39 @@ def grade(notebook):
 
     "checks": for each its words, task, points, and the `reason` why they are lost, ""
     if they are not; "problems": what could not be loaded; "faults": those of the
-    template itself that were kept; "seconds". A check that ends the process is left out
-    of the next run. EndedError if the checks cannot come to their end.
+    template itself that were kept; "seconds"; "is_late": if the time was over before
+    all checks had run. A check that ends the process is left out of the next run, which
+    has the time that is left. EndedError if the checks cannot come to their end.
     """
     start = time.monotonic()
     checks = worth()
     reasons = {}
     told = None
-    while told is None:
+    left = SECONDS
+    while told is None and left > 0:
         try:
-            told = run_report(notebook, leave_out=reasons)
+            told = run_report(notebook, left, leave_out=reasons)
         except EndedError as error:
-            too_late = time.monotonic() - start > SECONDS
-            if too_late or error.check not in checks:
+            left = int(SECONDS - (time.monotonic() - start))
+            if error.check in checks:
+                reasons[error.check] = str(error)
+            elif left > 0 or not reasons:
                 raise
-            reasons[error.check] = str(error)
+    if told is None:
+        told = {"reasons": {}, "problems": [], "faults": []}
     reasons.update(told["reasons"])
     graded = []
     for name, (task, points) in checks.items():
         reason = reasons.get(name, "not run")
         check = {"check": in_words(name), "task": task, "points": points}
-        graded.append({**check, "reason": reason})
-    seconds = round(time.monotonic() - start, 1)
-    problems = told["problems"]
-    faults = told["faults"]
+        graded.append({**check, "reason": shorten(reason, MOST_LETTERS)})
+    not_run = [check for check in graded if check["reason"].startswith("not run")]
     return {
         "checks": graded,
-        "problems": problems,
-        "faults": faults,
-        "seconds": seconds,
+        "problems": told["problems"],
+        "faults": told["faults"],
+        "seconds": round(time.monotonic() - start, 1),
+        "is_late": left <= 0 or len(not_run) > 0,
     }
 
 
@@ -192,17 +219,26 @@ def in_words(name):
     return name.removeprefix("test_").replace("_", " ")
 
 
-def run_report(notebook, leave_out):
-    """Reasons of all checks but `leave_out`, problems, and faults that were kept."""
+def run_report(notebook, seconds, leave_out):
+    """Reasons of all checks but `leave_out`, problems, and faults that were kept.
+
+    EndedError as run_checks, and if code of the notebook has torn the report.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         arguments = [CHECKS, f"--notebook={Path(notebook).resolve()}"]
         arguments += [f"--junitxml={report}"]
         arguments += [f"--deselect={CHECKS}::{name}" for name in leave_out]
-        printed = run_checks(arguments, SECONDS)
-        told = read_report(report)
-    found = re.findall(f"^{re.escape(KEPT)}(.*)$", printed, re.MULTILINE)
-    return {**told, "faults": found}
+        ran = run_checks(arguments, seconds)
+        try:
+            if report.stat().st_size > MOST_REPORT:
+                raise EndedError("the report of the checks is too large", "the report")
+            told = read_report(report)
+        except (OSError, ElementTree.ParseError) as error:
+            name = type(error).__name__
+            sentence = f"the report of the checks cannot be read: {name}"
+            raise EndedError(sentence, "the report") from error
+    return {**told, "faults": ran["faults"]}
 
 
 def read_report(report):
@@ -212,8 +248,8 @@ def read_report(report):
     tree = ElementTree.parse(report)
     for case in tree.iter("testcase"):
         reasons[case.get("name")] = find_reason(case)
-    for property in tree.iterfind("./testsuite/properties/property"):
-        problems.append(property.get("value"))
+    for entry in tree.iterfind("./testsuite/properties/property"):
+        problems.append(shorten(entry.get("value"), MOST_LETTERS))
     return {"reasons": reasons, "problems": problems}
 
 
@@ -228,9 +264,11 @@ def find_reason(case):
         too_long = re.match(r"Timeout \(>([\d.]+)s\)", reason)
         if too_long:
             reason = f"it takes longer than {too_long.group(1)} s"
-        for property in case.iter("property"):
-            if property.get("value") not in reason:
-                reason += f" ({property.get('value')})"
+        reason = shorten(reason, MOST_LETTERS)
+        for entry in case.iter("property"):
+            value = shorten(entry.get("value"), MOST_LETTERS)
+            if value not in reason:
+                reason += f" ({value})"
         return reason
     return ""
 
@@ -247,11 +285,22 @@ def points_of(result, task):
     return got, testable
 
 
+def total(result):
+    """(points, testable points) over all tasks in what grade() returns."""
+    all_got = 0
+    all_testable = 0
+    for task in POSSIBLE:
+        got, testable = points_of(result, task)
+        all_got += got
+        all_testable += testable
+    return all_got, all_testable
+
+
 # --- In the terminal ------------------------------------------------------------------
 
 
 def report_lines(name, result):
-    """At most 25 lines of 100 columns: what failed, then the points."""
+    """At most 24 lines of 100 columns: what failed, then the points."""
     head = [f"{name}, graded in {result['seconds']:.0f} s"]
     tail = points_lines(result)
     details = detail_lines(result)
@@ -265,7 +314,7 @@ def report_lines(name, result):
         left_out = len(wrapped) - room + 1
         wrapped = wrapped[: room - 1]
         wrapped.append(f"... and {left_out} more; make classroom shows all of them")
-    return [shorten(line) for line in head + wrapped + tail]
+    return [shorten(line, COLUMNS) for line in head + wrapped + tail]
 
 
 def detail_lines(result):
@@ -289,25 +338,23 @@ def detail_lines(result):
 def points_lines(result):
     """A line for each task, and one for all."""
     lines = []
-    all_got = 0
-    all_testable = 0
     for task, possible in POSSIBLE.items():
         got, testable = points_of(result, task)
-        all_got += got
-        all_testable += testable
         lines.append(
             f"task {task}: {got:2} points, testable {testable:2} of {possible:2}"
         )
-    together = f"together: {all_got} of {all_testable} testable points"
-    lines.append(f"{together}; a person gives the other {50 - all_testable}")
+    got, testable = total(result)
+    others = sum(POSSIBLE.values()) - testable
+    together = f"together: {got} of {testable} testable points"
+    lines.append(f"{together}; a person gives the other {others}")
     return lines
 
 
-def shorten(line):
-    """A line of at most 100 columns."""
-    if len(line) <= COLUMNS:
-        return line
-    return line[: COLUMNS - 3] + "..."
+def shorten(text, most):
+    """A text of at most so many letters."""
+    if len(text) <= most:
+        return text
+    return text[: most - 3] + "..."
 
 
 def main():

@@ -14,19 +14,21 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from pathlib import Path
 
 from tools.cells import cell_record, questions, tasks
-from tools.collect import fitting_notebooks, list_notebooks
+from tools.collect import first_ten, fitting_notebooks, list_files, refuse_large
 from tools.files import command, read_notebook
 from tools.formulas import typeset
 from tools.grade import EndedError, grade
 
 MEGABYTE = 1_000_000
 MOST_UNPACKED = 2000 * MEGABYTE
-MOST_PDF = 50 * MEGABYTE
+MOST_PDFS = 100 * MEGABYTE  # of all PDFs of a team
 MOST_HTML = 25 * MEGABYTE  # of all cells of a notebook
 LARGE = 20 * MEGABYTE  # a notebook of this size gets a remark
+MOST_MEMORY = 2 * 2**30  # bytes
 
 
 @contextlib.contextmanager
@@ -52,38 +54,79 @@ def unpack(path, folder):
             if size > MOST_UNPACKED:
                 raise ValueError(f"it would unpack to {size / MEGABYTE:,.0f} MB")
             archive.extractall(folder)  # names with .. stay in the folder
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ValueError(f"{path.name} is no archive that opens: {error}") from error
+
+
+def empty_result():
+    """What is said of a team of which nothing is known.
+
+    "is_late": a circumstance, such as a full disk, has kept something from being found
+    out, which another run may find.
+    """
+    return {
+        "notebook": "",
+        "reason": "",  # why it is not graded
+        "remarks": [],
+        "errors": 0,
+        "cells": [],
+        "theory": [],
+        "pdfs": [],
+        "checks": [],
+        "problems": [],
+        "faults": [],
+        "seconds": 0,
+        "is_late": False,
+    }
 
 
 def look_at(path, pdf_folder):
     """What the team has handed in at `path`, a dictionary for JSON."""
     start = time.monotonic()
-    result = {"notebook": "", "reason": "", "remarks": [], "errors": 0}
-    result.update(cells=[], theory=[], pdfs=[], checks=[], problems=[], faults=[])
+    result = empty_result()
+    shutil.rmtree(pdf_folder, ignore_errors=True)  # of an earlier state
     try:
         with opened(path) as folder:
             fill_in(result, folder, pdf_folder)
     except OSError as error:
-        result["reason"] = f"it cannot be read: {error.strerror}"
+        result["reason"] = f"it cannot be read: {error.strerror or error}"
+        result["is_late"] = True
     except ValueError as error:
         result["reason"] = str(error)
+    except Exception as error:  # of other people's files any is possible
+        result["reason"] = f"it cannot be graded: {type(error).__name__}"
+    result["remarks"] = first_ten(result["remarks"])
     result["seconds"] = round(time.monotonic() - start, 1)
     return result
 
 
 def fill_in(result, folder, pdf_folder):
-    """Fill in what is found in the folder of a team."""
+    """Fill in what is found in the folder of a team: first its points."""
     fitting = []
     try:
         fitting = fitting_notebooks(folder)
     except LookupError as error:
         result["reason"] = without_folder(str(error), folder)
-    others = [path for path in list_notebooks(folder) if path not in fitting]
-    result["theory"] = theory_of(others, folder)
-    result["pdfs"] = copy_pdfs(folder, pdf_folder, result["remarks"])
-    if not fitting:
-        return
+    if fitting:
+        fill_in_points(result, fitting, folder)
+    try:
+        fill_in_cells(result, fitting, folder)
+        result["pdfs"] = copy_pdfs(folder, pdf_folder, result["remarks"])
+    except (Exception, KeyboardInterrupt) as error:  # its points stay
+        name = type(error).__name__
+        result["remarks"].append(f"not all that was handed in can be shown: {name}")
+        if isinstance(error, (OSError, KeyboardInterrupt)):
+            result["is_late"] = True
+
+
+def fill_in_points(result, fitting, folder):
+    """Grade the first of the notebooks that fit."""
     first, *rest = fitting
     result["notebook"] = str(first.relative_to(folder))
     for path in rest:
@@ -92,13 +135,30 @@ def fill_in(result, folder, pdf_folder):
     megabytes = first.stat().st_size / MEGABYTE
     if megabytes > LARGE / MEGABYTE:
         result["remarks"].append(f"its notebook has {megabytes:.0f} MB")
-    cells = read_notebook(first).cells
-    result["errors"] = len([cell for cell in cells if has_error(cell)])
-    result["cells"] = records(cells, "task", tasks(cells), first.parent)
     try:
         result.update(grade(first))
     except EndedError as error:
         result["reason"] = without_folder(str(error), folder)
+        result["is_late"] = error.is_late
+
+
+def fill_in_cells(result, fitting, folder):
+    """Fill in the cells of the notebook that is graded, and the answers to part 1."""
+    if fitting:
+        first = fitting[0]
+        cells = read_notebook(first).cells
+        result["errors"] = len([cell for cell in cells if has_error(cell)])
+        result["cells"] = records(cells, "task", tasks(cells), first.parent)
+        if any(question is not None for question in questions(cells)):
+            remark = "answers to part 1 in the notebook of part 2 are not shown"
+            result["remarks"].append(remark)
+    notebooks, unreadable = list_files(folder, ".ipynb")
+    others = [path for path in notebooks if path not in fitting]
+    remarks = list(unreadable)
+    result["theory"] = theory_of(others, remarks)
+    if fitting:  # else the reason names them
+        for remark in remarks:
+            result["remarks"].append(without_folder(remark, folder))
 
 
 def without_folder(sentence, folder):
@@ -112,14 +172,16 @@ def has_error(cell):
     return any(output.output_type == "error" for output in outputs)
 
 
-def theory_of(notebooks, folder):
-    """The answers to part 1 in the notebooks that can be read."""
+def theory_of(notebooks, remarks):
+    """The answers to part 1 in the notebooks that can be read; a remark on others."""
     found = []
     for path in notebooks:
         try:
+            refuse_large(path)
             cells = read_notebook(path).cells
-        except (OSError, ValueError):
-            continue  # it is named where no notebook fits; else it is not missed
+        except (OSError, ValueError) as error:
+            remarks.append(str(error))
+            continue
         found += records(cells, "question", questions(cells), path.parent)
     return found
 
@@ -153,31 +215,41 @@ def records(cells, key, places, folder):
 
 def copy_pdfs(folder, target, remarks):
     """Names of the PDFs of a team, which are copied to `target`."""
-    shutil.rmtree(target, ignore_errors=True)  # of an earlier state
     names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(place, name)
-            if path.suffix.lower() != ".pdf" or not path.is_file():
-                continue
-            if path.stat().st_size > MOST_PDF:
-                remarks.append(f"{name} is too large to be copied")
-                continue
-            target.mkdir(parents=True, exist_ok=True)
-            copy = f"{len(names) + 1}.pdf"  # names of other people may be of any kind
-            shutil.copy(path, target / copy)
-            names.append({"name": str(path.relative_to(folder)), "file": copy})
+    paths, _ = list_files(folder, ".pdf")
+    copied = 0
+    for path in paths:
+        name = str(path.relative_to(folder))
+        size = path.stat().st_size
+        if copied + size > MOST_PDFS:
+            remarks.append(f"{name} is too large to be copied")
+            continue
+        copied += size
+        target.mkdir(parents=True, exist_ok=True)
+        copy = f"{len(names) + 1}.pdf"  # names of other people may be of any kind
+        shutil.copy(path, target / copy)
+        names.append({"name": name, "file": copy})
     return names
 
 
+def limit_memory():
+    """Limit the memory of this process; a lower limit in force stays."""
+    import resource  # not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or soft > MOST_MEMORY:
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_MEMORY, hard))
+
+
 def main():
-    path, target = map(Path, sys.argv[1:])
+    if len(sys.argv) != 3:
+        raise ValueError("a call names two: python -m tools.team PATH FOLDER")
+    path = Path(sys.argv[1])
+    pdf_folder = Path(sys.argv[2])
     # Ended by its parent, it ends its own child and deletes what is temporary.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.redirect_stdout(sys.stderr):
-        result = look_at(path, target)
-    print(json.dumps(result))
+    limit_memory()
+    print(json.dumps(look_at(path, pdf_folder)))
 
 
 if __name__ == "__main__":
