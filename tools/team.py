@@ -148,14 +148,14 @@ def fill_in_cells(result, fitting, folder):
         first = fitting[0]
         cells = read_notebook(first).cells
         result["errors"] = len([cell for cell in cells if has_error(cell)])
-        result["cells"] = records(cells, "task", tasks(cells), first.parent)
+        result["cells"] = records(cells, "task", tasks(cells), first.parent, folder)
         if any(question is not None for question in questions(cells)):
             remark = "answers to part 1 in the notebook of part 2 are not shown"
             result["remarks"].append(remark)
     notebooks, unreadable = list_files(folder, ".ipynb")
     others = [path for path in notebooks if path not in fitting]
     remarks = list(unreadable)
-    result["theory"] = theory_of(others, remarks)
+    result["theory"] = theory_of(others, remarks, folder)
     if fitting:  # else the reason names them
         for remark in remarks:
             result["remarks"].append(without_folder(remark, folder))
@@ -172,7 +172,7 @@ def has_error(cell):
     return any(output.output_type == "error" for output in outputs)
 
 
-def theory_of(notebooks, remarks):
+def theory_of(notebooks, remarks, root):
     """The answers to part 1 in the notebooks that can be read; a remark on others."""
     found = []
     for path in notebooks:
@@ -182,14 +182,15 @@ def theory_of(notebooks, remarks):
         except (OSError, ValueError) as error:
             remarks.append(str(error))
             continue
-        found += records(cells, "question", questions(cells), path.parent)
+        found += records(cells, "question", questions(cells), path.parent, root)
     return found
 
 
-def records(cells, key, places, folder):
+def records(cells, key, places, folder, root):
     """The cells as dictionaries of HTML, each with its place under `key`.
 
-    Without those whose place is None; without outputs from 25 MB on.
+    Without those whose place is None. Files are read beside the notebook, which lies
+    in `folder`, if they are below `root`. From MOST_HTML on, outputs are left out.
     """
     found = []
     size = 0
@@ -197,12 +198,12 @@ def records(cells, key, places, folder):
         if place is None or cell.cell_type == "raw":
             continue
         try:
-            record = cell_record(cell, folder)
+            record = cell_record(cell, folder, root)
         except Exception as error:  # of other people's text any is possible
             sentence = f"[a cell that cannot be shown: {type(error).__name__}]"
             record = {"kind": "markdown", "digest": "", "line": sentence}
             record.update(source="", outputs="")
-        size += len(record["outputs"])
+        size += len(record["source"]) + len(record["outputs"])
         if size > MOST_HTML and record["outputs"]:
             record["outputs"] = "<p>[outputs are left out: they are too many]</p>"
         found.append({**record, key: place})
