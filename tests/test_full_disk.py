@@ -205,6 +205,7 @@ NO_FILE_OF_BEFORE = {  # calls with such a name, by file, or by notebook and cel
     "eurosat.py": {"PIL.Image.open(file, formats=['JPEG'])"},  # reads
     "ps2_eurosat.ipynb, own-tile": {"Image.open('tile.jpg')"},  # reads
     "standin.py": {"image.save(file, 'JPEG', quality=90)"},  # in memory
+    "tools/cells.py": {"path.open('rb')"},  # reads
     "tools/collect.py": {  # the report of a new run
         "Path(report).write_bytes(ElementTree.tostring(suites))",
     },
