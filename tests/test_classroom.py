@@ -22,7 +22,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from tests.helpers import ROOT, copy_notebook, refused
 from tests.test_pages import check_page
 from tools import classroom, team
+from tools.cells import questions
 from tools.classroom import as_text, file_name, find_teams
+from tools.files import read_notebook
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="limits and groups of processes are those of Unix"
@@ -522,6 +524,11 @@ def test_part_1_that_is_not_shown_is_a_remark(tmp_path):
     first, second = result["remarks"]
     assert first == "answers to part 1 in the notebook of part 2 are not shown"
     assert second.startswith("theory.ipynb is no notebook: ")
+
+
+def test_the_fences_of_part_2_are_no_answers_to_part_1():
+    assert not any(questions(read_notebook(ROOT / "ps2_eurosat.ipynb").cells))
+    assert any(questions(read_notebook(ROOT / "ps2_theory.ipynb").cells))
 
 
 # --- All habits, and our own notebook -------------------------------------------------
