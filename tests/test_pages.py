@@ -186,7 +186,7 @@ def test_what_a_screen_reader_would_miss_is_put_right():
 
 def record(cell, folder="."):
     """Source and outputs of a cell, as pages show them."""
-    found = cells.cell_record(cell, folder)
+    found = cells.cell_record(cell, folder, folder)
     return found["source"], found["outputs"]
 
 
@@ -360,7 +360,7 @@ def test_the_same_source_is_told_by_its_digest():
         new_code_cell("\na  = 1", outputs=[display({"text/plain": "x"})]),
         new_markdown_cell("a = 1"),
     ):
-        found.append(cells.cell_record(cell, ".")["digest"])
+        found.append(cells.cell_record(cell, ".", ".")["digest"])
     assert found[0] == found[1]
     assert found[0] != found[2]
 
@@ -374,7 +374,7 @@ OWN = [
 
 @pytest.mark.parametrize("source, is_own", OWN)
 def test_what_a_task_asks_for_has_no_digest(source, is_own):
-    digest = cells.cell_record(new_code_cell(source), ".")["digest"]
+    digest = cells.cell_record(new_code_cell(source), ".", ".")["digest"]
     assert (digest == "") == is_own
 
 
@@ -537,7 +537,7 @@ def made_up(name, **changes):
     own = new_code_cell(f"own = {name!r}", outputs=[display({"image/png": "AAAA"})])
     text = new_markdown_cell(f"## A heading of {name}\n\n<script>harm()</script>")
     asked = new_code_cell("class MyMaxPool: pass")
-    records = [cells.cell_record(cell, ".") for cell in (shown, own, text, asked)]
+    records = [cells.cell_record(cell, ".", ".") for cell in (shown, own, text, asked)]
     result = {"team": name, "file": name, "notebook": "a.ipynb", "seconds": 3.4}
     result.update(checks=checks, cells=[], theory=[], pdfs=[], problems=[], faults=[])
     result.update(reason="", remarks=[], errors=0)
@@ -619,9 +619,9 @@ def test_a_task_shows_all_teams_below_each_other(folder):
     assert "by a" in text  # outputs are no part of what is folded
     assert text.count("data:image/png;base64,AAAA") == 3
     for name in ("a", "b", "main"):
-        own = cells.cell_record(new_code_cell(f"own = {name!r}"), ".")
+        own = cells.cell_record(new_code_cell(f"own = {name!r}"), ".", ".")
         assert own["source"] in text
-    asked = cells.cell_record(new_code_cell("class MyMaxPool: pass"), ".")
+    asked = cells.cell_record(new_code_cell("class MyMaxPool: pass"), ".", ".")
     assert text.count(f'<div class="cell code">\n{asked["source"]}') == 3
     assert text.count("2 of 4 testable points") == 3
     assert text.count("Nothing is found here.") == 1

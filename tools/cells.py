@@ -161,7 +161,7 @@ def questions(cells):
     return numbers
 
 
-# --- Outputs of a bearable size -------------------------------------------------------
+# --- Limits of outputs ----------------------------------------------------------------
 
 MOST_TEXT = 20_000  # characters of one output
 MOST_MARKUP = 200_000  # characters of one output in HTML, which is longer than its text
@@ -177,7 +177,7 @@ def cut_outputs(outputs):
     cut = [cut_output(output) for output in outputs[:MOST_OUTPUTS]]
     more = len(outputs) - MOST_OUTPUTS
     if more > 0:
-        cut.append(told(f"{more} more outputs of this cell are left out."))
+        cut.append(output_note(f"{more} more outputs of this cell are left out."))
     return cut
 
 
@@ -212,7 +212,7 @@ def cut_display(output):
         text = cut_text(data["text/plain"])
         return new_output("display_data", data={"text/plain": text})
     forms = ", ".join(sorted(data))
-    return told(f"An output that is not shown here: {forms[:200]}.")
+    return output_note(f"An output that is not shown here: {forms[:200]}.")
 
 
 def has_content(text):
@@ -225,7 +225,7 @@ def cut_image(form, content, output):
     content = re.sub(r"\s", "", content)
     if len(content) > MOST_IMAGE:
         megabytes = len(content) / 1e6
-        return told(f"An image of {megabytes:.0f} MB is left out.")
+        return output_note(f"An image of {megabytes:.0f} MB is left out.")
     alt = output.get("metadata", {}).get(form, {}).get("alt", "")
     address = f"data:{form};base64,{content}"
     image = f'<img src="{html.escape(address)}" alt="{html.escape(str(alt))}">'
@@ -240,7 +240,7 @@ def cut_text(text, most=MOST_TEXT):
     return f"{text[:most]}\n[{left_out:,} more characters are left out here.]"
 
 
-def told(sentence):
+def output_note(sentence):
     return new_output("display_data", data={"text/plain": f"[{sentence}]"})
 
 
@@ -358,15 +358,13 @@ def digest_of(cell):
     return hashlib.sha256(f"{cell.cell_type} {words}".encode()).hexdigest()[:16]
 
 
-def cell_record(cell, folder, root=None):
+def cell_record(cell, folder, root):
     """What pages show of a cell: a dictionary of texts.
 
     "digest" is the same for the same source, "" if the cell is never folded; "line"
     tells what it is. Images that Markdown names in `folder`, that of the notebook, are
-    taken from the files below `root`, the clone; without one, from below `folder`.
+    taken from the files below `root`, the clone.
     """
-    if root is None:
-        root = folder
     line = telling_line(cell.source)
     record = {"kind": cell.cell_type, "line": line, "outputs": ""}
     record["digest"] = digest_of(cell)

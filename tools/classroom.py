@@ -205,6 +205,7 @@ def summary(result):
 
 
 def in_minutes(seconds):
+    """The time left in words, for the end of a line; "" if nothing is left."""
     if seconds == 0:
         return ""
     if seconds < 90:

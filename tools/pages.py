@@ -143,11 +143,13 @@ def theory_content(results):
         groups.append(("Answers without a number", answers_to("", results, counts)))
     documents = []
     for result in results:
-        documents.append(answer_of(result, [], counts, links=pdf_links(result)))
+        if result["pdfs"]:
+            documents.append(answer_of(result, [], counts, links=pdf_links(result)))
     groups.append(("PDFs", documents))
     note = (
         "Answers are what a notebook of part 1 has between its fences, or else below "
-        "headings with a number from 1.1 to 1.5. All PDFs are linked at the end."
+        "headings with a number from 1.1 to 1.5. All PDFs are linked at the end; a "
+        "team that is missing there has none."
     )
     return {"heading": "Theory", "note": note, "groups": groups}
 
