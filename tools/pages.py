@@ -68,7 +68,6 @@ def make_environment():
         script=Markup(script),
         script_hash=f"'sha256-{base64.b64encode(digest).decode()}'",
         menu=MENU,
-        pdf_links=pdf_links,
     )
     return environment
 
@@ -127,7 +126,7 @@ def task_content(task, results):
         "What a task asks for stays open."
     )
     heading = f"Task {task}"
-    return {"heading": heading, "note": note, "groups": [("", answers)]}
+    return {"heading": heading, "note": note, "answers": answers, "groups": []}
 
 
 def theory_content(results):
@@ -144,14 +143,14 @@ def theory_content(results):
     documents = []
     for result in results:
         if result["pdfs"]:
-            documents.append(answer_of(result, [], counts, links=pdf_links(result)))
+            documents.append(answer_of(result, [], counts, pdfs=result["pdfs"]))
     groups.append(("PDFs", documents))
     note = (
         "Answers are what a notebook of part 1 has between its fences, or else below "
         "headings with a number from 1.1 to 1.5. All PDFs are linked at the end; a "
         "team that is missing there has none."
     )
-    return {"heading": "Theory", "note": note, "groups": groups}
+    return {"heading": "Theory", "note": note, "answers": [], "groups": groups}
 
 
 def answers_to(question, results, counts):
@@ -164,7 +163,7 @@ def answers_to(question, results, counts):
     return answers
 
 
-def answer_of(result, cells, counts, points="", links=""):
+def answer_of(result, cells, counts, points="", pdfs=()):
     """What a template needs to show the answer of one team."""
     first = first_cells(cells)
     return {
@@ -173,7 +172,7 @@ def answer_of(result, cells, counts, points="", links=""):
         "points": points,
         "cells": [(cell, folded(cell, counts)) for cell in first],
         "left_out": len(cells) - len(first),
-        "links": links,
+        "pdfs": pdfs,
     }
 
 
@@ -206,14 +205,3 @@ def folded(cell, counts):
     if number < SAME:
         return ""
     return f"The same in {number} teams"
-
-
-def pdf_links(result):
-    """A list of links to the PDFs of a team, as HTML; "" if there are none."""
-    if not result["pdfs"]:
-        return ""
-    links = Markup("")
-    for pdf in result["pdfs"]:
-        link = Markup('<li><a href="{}/{}">{}</a></li>')
-        links += link.format(result["file"], pdf["file"], pdf["name"])
-    return Markup("<ul>{}</ul>").format(links)
