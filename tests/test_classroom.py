@@ -421,6 +421,38 @@ def test_pages_show_what_was_handed_in(teams):
     assert "it gives None in place of an image" in failed
 
 
+def test_no_team_takes_the_files_of_another():
+    made = file_name("a b")
+    assert made.startswith("a-b-")
+    assert file_name(made) != made
+
+
+def test_the_order_of_teams_does_not_hang_on_the_disk(tmp_path):
+    names = ["B", "a", "A", "b", "é"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert list(find_teams(tmp_path)) == ["A", "a", "B", "b", "é"]
+
+
+def test_a_link_that_leads_nowhere_is_a_row(tmp_path):
+    (tmp_path / "lost").symlink_to("nowhere")
+    (tmp_path / "round").symlink_to("round")
+    reasons = []
+    for path in find_teams(tmp_path).values():
+        reasons.append(team.look_at(path, tmp_path / "pdfs")["reason"])
+    lost, circle = reasons
+    assert lost == "it cannot be read: No such file or directory"
+    assert circle == "it cannot be read: Too many levels of symbolic links"
+
+
+def test_a_change_of_rights_is_a_change(tmp_path):
+    (tmp_path / "ps2.ipynb").write_text("{}")
+    before = classroom.state_of(tmp_path)
+    assert classroom.state_of(tmp_path) == before
+    (tmp_path / "ps2.ipynb").chmod(0)
+    assert classroom.state_of(tmp_path) != before
+
+
 def test_no_team_is_a_sentence(tmp_path):
     (tmp_path / "notes.txt").write_text("Nothing.")
     with refused(ValueError, "holds no folder, notebook or archive of a team"):
@@ -473,6 +505,27 @@ def test_a_team_of_which_nothing_is_found_out_stops_no_other(tmp_path, monkeypat
     assert reasons == 2 * ["nothing could be found out: BlockingIOError"]
 
 
+def test_a_team_that_hangs_is_stopped_with_a_sentence(tmp_path, monkeypatch):
+    archive = tmp_path / "a.zip"
+    os.mkfifo(archive)  # nobody writes there, so that reading never ends
+    monkeypatch.setattr(classroom, "TEAM_SECONDS", 20)
+    monkeypatch.chdir(tmp_path)
+    (result,) = classroom.look_at_all({"a\nb": archive}, 1)
+    assert result["reason"] == "stopped after 20 s"
+    assert result["is_late"]
+
+
+def test_what_could_not_be_shown_in_time_costs_no_points(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt  # as SIGTERM of the parent does
+
+    monkeypatch.setattr(team, "fill_in_cells", stop)
+    result = team.look_at(tmp_path, tmp_path / "pdfs")
+    remark = "not all that was handed in can be shown: its time was over"
+    assert result["remarks"] == [remark]
+    assert result["is_late"]
+
+
 def test_the_memory_of_a_team_is_limited_and_a_lower_limit_stays():
     code = """import resource
 from tools.team import limit_memory
@@ -496,6 +549,34 @@ def test_an_archive_with_a_torn_file_is_a_sentence(tmp_path):
     path.write_bytes(content)
     with refused(ValueError, "a.zip is no archive that opens: "):
         team.unpack(path, tmp_path)
+
+
+def odd_archive(method, old=b"", new=b""):
+    """The bytes of an archive that is packed with a method, with a change."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("aü.ipynb", bytes(range(256)))
+    content = file.getvalue()
+    if old:
+        return content.replace(old, new)
+    return content[:100] + b"\xff" * 20 + content[120:]
+
+
+ODD_ARCHIVES = [
+    pytest.param(odd_archive(zipfile.ZIP_LZMA), id="LZMA"),
+    pytest.param(odd_archive(zipfile.ZIP_BZIP2), id="bzip2"),
+    pytest.param(odd_archive(0, "ü".encode(), b"\xff\xff"), id="no name in UTF-8"),
+    pytest.param(b"", id="empty"),
+]
+
+
+@pytest.mark.parametrize("content", ODD_ARCHIVES)
+def test_whatever_is_wrong_with_an_archive_it_is_a_sentence(tmp_path, content):
+    path = tmp_path / "a.zip"
+    path.write_bytes(content)
+    result = team.look_at(path, tmp_path / "pdfs")
+    assert result["reason"].startswith("a.zip is no archive that opens: ")
+    assert not result["is_late"]
 
 
 def test_only_documents_of_the_team_are_copied(tmp_path, monkeypatch):

@@ -249,6 +249,22 @@ def test_a_notebook_that_is_too_large_is_named(tmp_path):
         collect.find_notebook(tmp_path)
 
 
+@pytest.mark.soak
+def test_a_notebook_that_does_not_fit_into_memory_is_named(tmp_path):
+    parts = '{"nbformat": 4, "cells": [' + "{}," * 30_000_000 + "{}]}"
+    (tmp_path / "a.ipynb").write_text(parts)
+    code = f"""import sys
+from tools.collect import fitting_notebooks
+from tools.team import limit_memory
+limit_memory()
+try:
+    fitting_notebooks({str(tmp_path)!r})
+except LookupError as error:
+    print(error)"""
+    found = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "a.ipynb is no notebook: it does not fit into memory; remove" in found
+
+
 def test_a_folder_that_cannot_be_read_is_named(tmp_path):
     if os.getuid() == 0:
         pytest.skip("root may read every folder")

@@ -1,6 +1,7 @@
 """Grading another notebook: planted faults, harmful code, and what costs nothing."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -262,6 +263,51 @@ def test_a_report_that_is_torn_is_a_sentence(file):
     write_submission(file, TEARS)
     with refused(grade.EndedError, "the report of the checks cannot be read: Parse"):
         grade.grade(file)
+
+
+PIPE = """import atexit, os, sys
+(WORD,) = [word for word in sys.argv if word.startswith("--junitxml=")]
+REPORT = WORD.removeprefix("--junitxml=")
+def put_pipe():
+    os.unlink(REPORT)
+    os.mkfifo(REPORT)
+class MyCNNModel:
+    atexit.register(put_pipe)"""
+
+
+def test_a_pipe_in_place_of_the_report_is_a_sentence(file):
+    write_submission(file, PIPE)
+    with refused(grade.EndedError, "the report of the checks is missing"):
+        grade.grade(file)
+
+
+WAITS = """import os, time
+class MyCNNModel:
+    open({started!r}, "w").write(os.environ["TMPDIR"])
+    time.sleep(20)"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_the_grading_ends_the_code_of_others(tmp_path, file, number):
+    started = tmp_path / "started"
+    write_submission(file, WAITS.format(started=str(started)))
+    call = [sys.executable, "-m", "tools.grade", str(file)]
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    while not (started.exists() and started.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=10)
+    assert told.startswith("stopped by Ctrl-C")
+    assert not os.path.exists(started.read_text())
+
+
+def test_last_words_do_not_steer_the_terminal(file):
+    code = "import os\nclass MyCNNModel:\n    os.write(2, b'\\x1b[2J')\n    os._exit(3)"
+    write_submission(file, code)
+    with refused(grade.EndedError, "status 3 in its definitions: ?[2J"):
+        grade.grade(file)
+    assert grade.one_line("a\n b\x1b[31m\ud83d Ü") == "a b?[31m? Ü"
 
 
 def test_what_was_found_before_the_time_is_over_is_kept(file, monkeypatch):

@@ -186,7 +186,7 @@ def test_what_a_screen_reader_would_miss_is_put_right():
 
 def record(cell, folder="."):
     """Source and outputs of a cell, as pages show them."""
-    found = cells.cell_record(cell, folder, folder)
+    found = cells.cell_record(nbformat.from_dict(cell), folder, folder)
     return found["source"], found["outputs"]
 
 
@@ -243,6 +243,27 @@ def test_an_output_is_shown_or_cut_with_a_sentence(output, expected):
     assert len(shown) < 30_000
     assert '<div class="highlight hl-ipython3">' in source
     assert '<span class="n">f</span>' in source
+
+
+ODD = [  # keys of a cell that nbconvert refuses, or takes for a wish
+    pytest.param({"id": "x" * 100}, id="long id"),
+    pytest.param({"id": "a b"}, id="blank in an id"),
+    pytest.param({"metadata": {"tags": "x"}}, id="tags"),
+    pytest.param({"metadata": {"collapsed": "x"}}, id="collapsed"),
+    pytest.param({"metadata": {"jupyter": 1}}, id="settings of Jupyter"),
+    pytest.param({"transient": {"remove_source": True}}, id="another key"),
+]
+
+
+@pytest.mark.parametrize("changes", ODD)
+def test_a_cell_with_odd_keys_is_shown(changes):
+    printed = {"output_type": "stream", "text": "printed", "name": 5}
+    code = {"cell_type": "code", "source": "f(1)", "outputs": [printed]}
+    source, shown = record({**code, **changes})
+    assert '<span class="n">f</span>' in source
+    assert "printed" in shown
+    source, _ = record({**new_markdown_cell("It blurs."), **changes})
+    assert "It blurs." in source
 
 
 def test_of_many_outputs_the_first_are_shown():
@@ -411,6 +432,43 @@ def test_what_is_no_formula_stays():
     *others, formula = formulas.typeset(texts)
     assert others == NO_FORMULAS
     assert "<math" in formula
+
+
+# --- Cells of a team ------------------------------------------------------------------
+
+
+def answers(folder, number):
+    """Write a notebook of part 1 with so many cells, each with an image of a file."""
+    (folder / "a.png").write_bytes(b"\0" * 30_000)
+    texts = ["## 1.1 Kernels", *(number * ["![a](a.png)"])]
+    notebook = new_notebook(cells=[new_markdown_cell(text) for text in texts])
+    nbformat.write(notebook, folder / "theory.ipynb")
+
+
+def test_from_a_limit_on_a_sentence_is_in_place_of_a_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(team, "MOST_SOURCES", 100_000)
+    answers(tmp_path, 9)
+    path = tmp_path / "theory.ipynb"
+    remarks = []
+    found = team.theory_of([path, path], remarks, tmp_path)
+    shown = [cell["source"] for cell in found if "<img" in cell["source"]]
+    assert len(shown) == 3  # of 40,000 characters each
+    assert len(found) == 10  # with the heading
+    left_out = "<p>[a cell left out: the notebook has too much]</p>"
+    assert found[-1]["source"] == left_out
+    assert remarks == [f"{path} is not shown: the others have too much"]
+
+
+def test_a_cell_that_cannot_be_shown_is_a_sentence(tmp_path, monkeypatch):
+    def fail(cell, folder, root):
+        raise MemoryError
+
+    monkeypatch.setattr(team, "cell_record", fail)
+    answers(tmp_path, 0)
+    result = team.empty_result()
+    team.fill_in_cells(result, [], tmp_path)
+    (cell,) = result["theory"]
+    assert cell["source"] == "<p>[a cell that cannot be shown: MemoryError]</p>"
 
 
 # --- Files of a team ------------------------------------------------------------------

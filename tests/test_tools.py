@@ -143,8 +143,13 @@ READ = [
 ]
 REFUSED = [  # what each tool refuses, and a part of what it says
     pytest.param(None, "No such file", id="no file"),
-    pytest.param(b"", "it is not JSON", id="empty"),
+    pytest.param(b"", "is no notebook: it is empty", id="empty"),
     pytest.param(book()[:90], "it is not JSON", id="cut"),
+    pytest.param(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "it is a pointer of Git LFS; git lfs pull",
+        id="pointer of Git LFS",
+    ),
     pytest.param(book().decode().encode("utf-16"), "not in UTF-8", id="UTF-16"),
     pytest.param(
         book().decode().encode("utf-16-le"), "not in UTF-8", id="UTF-16 without a mark"

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import bleach
 from nbconvert import HTMLExporter
-from nbformat.v4 import new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 # --- Which cell belongs to which task -------------------------------------------------
 
@@ -183,7 +183,7 @@ def cut_outputs(outputs):
 
 def cut_output(output):
     if output.output_type == "stream":
-        return new_output("stream", name=output.name, text=cut_text(output.text))
+        return new_output("stream", text=cut_text(output.text))
     if output.output_type == "error":
         lines = "\n".join(output.traceback)
         return new_output(
@@ -364,21 +364,22 @@ def cell_record(cell, folder, root):
     "digest" is the same for the same source, "" if the cell is never folded; "line"
     tells what it is. Images that Markdown names in `folder`, that of the notebook, are
     taken from the files below `root`, the clone.
+
+    Rendered are new cells with its text and outputs alone: nbconvert refuses a cell
+    whose id, metadata or other keys are not as it wants them.
     """
     line = telling_line(cell.source)
     record = {"kind": cell.cell_type, "line": line, "outputs": ""}
     record["digest"] = digest_of(cell)
     if cell.cell_type == "code":
         outputs = cut_outputs(cell.outputs)
-        bare = {**cell, "source": cut_text(cell.source), "outputs": []}
-        record["source"] = render(type(cell)(bare))
+        record["source"] = render(new_code_cell(cut_text(cell.source)))
         if outputs:
-            shown = {**cell, "source": "", "outputs": outputs}
-            record["outputs"] = render(type(cell)(shown), hides_input=True)
+            shown = new_code_cell(outputs=outputs)
+            record["outputs"] = render(shown, hides_input=True)
     else:
         text = cut_around_images(embed_images(cell, Path(folder), Path(root)))
-        bare = {**cell, "source": text, "attachments": {}}
-        record["source"] = render(type(cell)(bare))
+        record["source"] = render(new_markdown_cell(text))
     return record
 
 

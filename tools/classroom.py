@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tools.files import command
-from tools.grade import POSSIBLE, ROOT, points_of, total, worth
+from tools.grade import POSSIBLE, ROOT, one_line, points_of, total, worth
 from tools.pages import write_pages
 from tools.team import empty_result
 from utils import write_whole
@@ -53,11 +53,13 @@ SOURCES = [  # a change of these files may change what is said of a team
 def find_teams(folder):
     """{name: path} of the teams in a folder, by name; ValueError if there are none."""
     found = {}
-    for path in sorted(Path(folder).iterdir(), key=lambda path: path.name.casefold()):
+    paths = list(Path(folder).iterdir())
+    for path in sorted(paths, key=lambda path: (path.name.casefold(), path.name)):
         is_file_of_team = path.suffix.lower() in (".ipynb", ".zip")
         if path.name.startswith("."):
             continue
-        if path.is_dir() or is_file_of_team:
+        is_lost_link = not path.exists()  # which gets a row, too
+        if path.is_dir() or is_file_of_team or is_lost_link:
             found[path.name] = path.absolute()
     if not found:
         raise ValueError(f"{folder} holds no folder, notebook or archive of a team")
@@ -67,7 +69,8 @@ def find_teams(folder):
 def file_name(team):
     """A name for the files of a team, of plain letters and one for each team."""
     plain = re.sub(r"[^\w-]+", "-", team, flags=re.ASCII).strip("-")
-    if plain == team and len(plain) <= MOST_LETTERS:
+    is_as_made_here = re.search("-[0-9a-f]{8}$", team)  # another team may have it
+    if plain == team and len(plain) <= MOST_LETTERS and not is_as_made_here:
         return plain
     return f"{plain[:MOST_LETTERS]}-{hashlib.sha256(os.fsencode(team)).hexdigest()[:8]}"
 
@@ -87,7 +90,8 @@ def state_of(path):
         except OSError as error:  # such as a link to nothing
             lines.append(f"{file} {error.strerror}")
             continue
-        lines.append(f"{file} {about.st_size} {about.st_mtime_ns}")
+        # ctime is that of a change of its rights, too
+        lines.append(f"{file} {about.st_size} {about.st_mtime_ns} {about.st_ctime_ns}")
     for name in SOURCES:
         lines.append(Path(ROOT, name).read_text("utf-8"))
     text = "\n".join(lines)
@@ -129,7 +133,8 @@ def look_at_team(path, name):
         printed, errors = child.communicate(timeout=TEAM_SECONDS)
     except subprocess.TimeoutExpired:
         child.terminate()  # it ends what it has started
-        printed, errors = child.communicate()
+        printed, _ = child.communicate()
+        errors = b""  # they speak of Ctrl-C
         reason = f"stopped after {TEAM_SECONDS} s"
     try:
         return json.loads(printed)
@@ -178,7 +183,8 @@ def look_at_all(teams, jobs):
             results[team] = result
             done = f"{len(results)} of {len(teams)}"
             left = (time.monotonic() - start) / number * (len(waiting) - number)
-            print(f"{done}  {team}: {summary(result)}{in_minutes(left)}", flush=True)
+            line = one_line(f"{team}: {summary(result)}{in_minutes(left)}")
+            print(f"{done}  {line}", flush=True)
     finally:
         pool.shutdown(cancel_futures=True)
     return [results[team] for team in teams]
@@ -199,7 +205,7 @@ def delete_others(results):
 def summary(result):
     """One line on a team for the terminal."""
     if result["reason"]:
-        return f"not graded: {' '.join(result['reason'].split())[:150]}"
+        return f"not graded: {one_line(result['reason'])[:150]}"
     got, testable = total(result)
     return f"{got} of {testable} points in {result['seconds']:.0f} s"
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tools.grade import CHECKS, KEPT, SECONDS, run_checks
+from tools.grade import CHECKS, KEPT, SECONDS, one_line, run_checks
 
 PACKAGES = ("site-packages", "venv")
 MOST_NOTEBOOK = 200_000_000  # bytes
@@ -138,9 +138,8 @@ def write_error(report, sentence):
 
     The collector keeps the names of the cases alone, so the sentence is the name.
     """
-    sentence = " ".join(sentence.split())
     # XML has no place for control characters, nor for half ones of a file's name.
-    name = "".join(letter if letter.isprintable() else "?" for letter in sentence)
+    name = one_line(sentence)
     suites = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(suites, "testsuite", name="part 2")
     suite.attrib.update(tests="1", errors="1", failures="0", skipped="0")

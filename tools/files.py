@@ -56,6 +56,12 @@ def parse_notebook(content):
 
 def find_cause(content, error):
     """Why the bytes `content` are no notebook, in words that help to mend the file."""
+    if isinstance(error, MemoryError):
+        return "it does not fit into memory; remove its outputs"
+    if content.strip() == b"":
+        return "it is empty; save it once more"
+    if content.startswith(b"version https://git-lfs.github.com/"):
+        return "it is a pointer of Git LFS; git lfs pull puts the notebook in its place"
     if isinstance(error, UnicodeDecodeError) or b"\0" in content:
         return "it is not in UTF-8; save it in that encoding"
     marker = re.search(rb"^(<{7}|>{7}) ", content, re.MULTILINE)

@@ -91,7 +91,7 @@ def run_checks(arguments, seconds):
     reason = f"the notebook {ended} in {last_doing}"
     if last_doing == STARTING:  # there, no code of the notebook has run
         reason = f"pytest {ended} before it began"
-    sentence = " ".join(f"{reason}: {last_words[-300:]}".split()).rstrip(":")
+    sentence = one_line(f"{reason}: {last_words[-300:]}").rstrip(":")
     is_late = time.monotonic() - start >= seconds
     raise EndedError(sentence, last_doing, is_late)
 
@@ -143,6 +143,18 @@ def end_group(child):
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # all have ended
+
+
+def end_as_with_ctrl_c():
+    """Let what ends this process, or closes its terminal, raise KeyboardInterrupt.
+
+    Then its child is ended, too, and what is temporary is deleted.
+    """
+    if sys.platform == "win32":
+        return
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, signal.default_int_handler)
 
 
 def read_end(path, most):
@@ -231,6 +243,8 @@ def run_report(notebook, seconds, leave_out):
         arguments += [f"--deselect={CHECKS}::{name}" for name in leave_out]
         ran = run_checks(arguments, seconds)
         try:
+            if not report.is_file():  # a pipe in its place would never end
+                raise EndedError("the report of the checks is missing", "the report")
             if report.stat().st_size > MOST_REPORT:
                 raise EndedError("the report of the checks is too large", "the report")
             told = read_report(report)
@@ -301,7 +315,7 @@ def total(result):
 
 def report_lines(name, result):
     """At most 24 lines of 100 columns: what failed, then the points."""
-    head = [f"{name}, graded in {result['seconds']:.0f} s"]
+    head = [f"{one_line(name)}, graded in {result['seconds']:.0f} s"]
     tail = points_lines(result)
     details = detail_lines(result)
     room = MOST_LINES - len(head) - len(tail)
@@ -332,7 +346,7 @@ def detail_lines(result):
         lines.append(f"task {task}, {name}: {reason}")
     for fault in result["faults"]:
         lines.append(f"{KEPT}{fault}")
-    return lines
+    return [one_line(line) for line in lines]
 
 
 def points_lines(result):
@@ -348,6 +362,12 @@ def points_lines(result):
     together = f"together: {got} of {testable} testable points"
     lines.append(f"{together}; a person gives the other {others}")
     return lines
+
+
+def one_line(text):
+    """A text as one line, with "?" for letters that steer a terminal."""
+    words = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def shorten(text, most):
@@ -367,6 +387,7 @@ def main():
     )
     parser.add_argument("notebook", metavar="FILE")
     path = parser.parse_args().notebook
+    end_as_with_ctrl_c()
     read_notebook(path)
     result = grade(path)
     print("\n".join(report_lines(path, result)))

@@ -9,24 +9,23 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
 import zipfile
-import zlib
 from pathlib import Path
 
 from tools.cells import cell_record, questions, tasks
 from tools.collect import first_ten, fitting_notebooks, list_files, refuse_large
 from tools.files import command, read_notebook
 from tools.formulas import typeset
-from tools.grade import EndedError, grade
+from tools.grade import EndedError, end_as_with_ctrl_c, grade
 
 MEGABYTE = 1_000_000
 MOST_UNPACKED = 2000 * MEGABYTE
 MOST_PDFS = 100 * MEGABYTE  # of all PDFs of a team
-MOST_HTML = 25 * MEGABYTE  # of all cells of a notebook
+MOST_OUTPUTS = 25 * MEGABYTE  # of all cells of a notebook
+MOST_SOURCES = 100 * MEGABYTE  # of the same, with the images of Markdown
 LARGE = 20 * MEGABYTE  # a notebook of this size gets a remark
 MOST_MEMORY = 2 * 2**30  # bytes
 
@@ -47,21 +46,22 @@ def opened(path):
 
 
 def unpack(path, folder):
-    """Unpack an archive; ValueError, a sentence, if it is none or too large."""
+    """Unpack an archive; ValueError, a sentence, if it is none or too large.
+
+    OSError if the disk does not take its files.
+    """
+    size = 0
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
-            if size > MOST_UNPACKED:
-                raise ValueError(f"it would unpack to {size / MEGABYTE:,.0f} MB")
-            archive.extractall(folder)  # names with .. stay in the folder
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+            if size <= MOST_UNPACKED:
+                archive.extractall(folder)  # names with .. stay in the folder
+    except Exception as error:  # each way to compress has its own ones
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(f"{path.name} is no archive that opens: {error}") from error
+    if size > MOST_UNPACKED:
+        raise ValueError(f"it would unpack to {size / MEGABYTE:,.0f} MB")
 
 
 def empty_result():
@@ -119,8 +119,10 @@ def fill_in(result, folder, pdf_folder):
         fill_in_cells(result, fitting, folder)
         result["pdfs"] = copy_pdfs(folder, pdf_folder, result["remarks"])
     except (Exception, KeyboardInterrupt) as error:  # its points stay
-        name = type(error).__name__
-        result["remarks"].append(f"not all that was handed in can be shown: {name}")
+        cause = type(error).__name__
+        if isinstance(error, KeyboardInterrupt):
+            cause = "its time was over"
+        result["remarks"].append(f"not all that was handed in can be shown: {cause}")
         if isinstance(error, (OSError, KeyboardInterrupt)):
             result["is_late"] = True
 
@@ -176,6 +178,10 @@ def theory_of(notebooks, remarks, root):
     """The answers to part 1 in the notebooks that can be read; a remark on others."""
     found = []
     for path in notebooks:
+        sizes = [len(cell["source"]) + len(cell["outputs"]) for cell in found]
+        if sum(sizes) > MOST_SOURCES:
+            remarks.append(f"{path} is not shown: the others have too much")
+            continue
         try:
             refuse_large(path)
             cells = read_notebook(path).cells
@@ -190,21 +196,26 @@ def records(cells, key, places, folder, root):
     """The cells as dictionaries of HTML, each with its place under `key`.
 
     Without those whose place is None. Files are read beside the notebook, which lies
-    in `folder`, if they are below `root`. From MOST_HTML on, outputs are left out.
+    in `folder`, if they are below `root`. From MOST_OUTPUTS and MOST_SOURCES on, a
+    sentence is in place of outputs, and of cells.
     """
     found = []
-    size = 0
+    sources = 0
+    outputs = 0
     for cell, place in zip(cells, places, strict=True):
         if place is None or cell.cell_type == "raw":
+            continue
+        if sources > MOST_SOURCES:
+            record = in_place_of_cell("left out: the notebook has too much")
+            found.append({**record, key: place})
             continue
         try:
             record = cell_record(cell, folder, root)
         except Exception as error:  # of other people's text any is possible
-            sentence = f"[a cell that cannot be shown: {type(error).__name__}]"
-            record = {"kind": "markdown", "digest": "", "line": sentence}
-            record.update(source="", outputs="")
-        size += len(record["source"]) + len(record["outputs"])
-        if size > MOST_HTML and record["outputs"]:
+            record = in_place_of_cell(f"that cannot be shown: {type(error).__name__}")
+        sources += len(record["source"])
+        outputs += len(record["outputs"])
+        if outputs > MOST_OUTPUTS and record["outputs"]:
             record["outputs"] = "<p>[outputs are left out: they are too many]</p>"
         found.append({**record, key: place})
     texts = [record for record in found if record["kind"] == "markdown"]
@@ -212,6 +223,13 @@ def records(cells, key, places, folder, root):
     for record, source in zip(texts, drawn, strict=True):
         record["source"] = source
     return found
+
+
+def in_place_of_cell(why):
+    """The record of a cell in whose place there is a sentence."""
+    sentence = f"[a cell {why}]"
+    record = {"kind": "markdown", "digest": "", "line": sentence, "outputs": ""}
+    return {**record, "source": f"<p>{sentence}</p>"}
 
 
 def copy_pdfs(folder, target, remarks):
@@ -247,8 +265,7 @@ def main():
         raise ValueError("a call names two: python -m tools.team PATH FOLDER")
     path = Path(sys.argv[1])
     pdf_folder = Path(sys.argv[2])
-    # Ended by its parent, it ends its own child and deletes what is temporary.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_as_with_ctrl_c()
     limit_memory()
     print(json.dumps(look_at(path, pdf_folder)))
 
