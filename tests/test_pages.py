@@ -164,6 +164,8 @@ KEPT = [
     "<table><tbody><tr><th>a</th><td>1</td></tr></tbody></table>",
     '<img src="data:image/png;base64,AAAA" alt="a line">',
     '<img src="data:image/png;base64,AAAA" alt="a > b, $K$">',
+    '<img src="data:image/jpg;base64,AAAA" alt="a wrong word for JPEG">',
+    '<img src="data:image/png;base64,AAAA\nAAAA" alt="lines">',
     '<span class="k">def</span>',
     "<p>x &lt; y, 5 % and <code>&lt;script&gt;</code></p>",
     "<ul><li><strong>a</strong></li></ul>",
@@ -294,6 +296,20 @@ def test_an_image_of_markdown_is_taken_from_the_folder_of_the_team(tmp_path):
     assert '<img src="data:image/png;base64,AAAA" alt="ours">' in source
     for alt in ("theirs", "gone", "far"):
         assert f"[image that is not in the notebook: {alt}]" in source
+
+
+@pytest.mark.parametrize("name", ["a.png", "b.JPG", "c.svg", "d.webp", "e.gif"])
+def test_an_image_of_markdown_may_be_of_any_kind(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\0" * 3)
+    source, _ = record(new_markdown_cell(f"![ours]({name})"), tmp_path)
+    assert re.search('<img src="data:image/[a-z+]+;base64,AAAA" alt="ours">', source)
+
+
+def test_a_drawing_may_be_attached():
+    cell = new_markdown_cell("![a](attachment:a.svg)")
+    cell.attachments = {"a.svg": {"image/svg+xml": "AAAA"}}
+    source, _ = record(cell)
+    assert '<img src="data:image/svg+xml;base64,AAAA" alt="a">' in source
 
 
 def test_images_of_markdown_are_found_in_the_whole_clone(tmp_path):

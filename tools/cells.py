@@ -170,6 +170,7 @@ MOST_IMAGES = 8_000_000  # of all images in a cell of Markdown
 MOST_OUTPUTS = 40  # of one cell
 MOST_LINE = 80  # characters of the line that tells what a cell is
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+SVG = "image/svg+xml"  # as an image, its scripts do not run
 
 
 def cut_outputs(outputs):
@@ -201,9 +202,9 @@ def cut_display(output):
     for form in IMAGES:
         if form in data:
             return cut_image(form, data[form], output)
-    if "image/svg+xml" in data:  # as an image, its scripts do not run
-        content = base64.b64encode(data["image/svg+xml"].encode()).decode()
-        return cut_image("image/svg+xml", content, output)
+    if SVG in data:
+        content = base64.b64encode(data[SVG].encode()).decode()
+        return cut_image(SVG, content, output)
     for form in ("text/html", "text/markdown", "text/latex"):
         text = data.get(form, "")
         if 0 < len(text) <= MOST_MARKUP and has_content(text):
@@ -256,8 +257,9 @@ HIDDEN = re.compile(  # what is no text of a page goes with its content
     r".*?(</\1\s*>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
+# Some name a JPEG so, and base64 may have lines: browsers show both.
 IMAGE_ADDRESS = re.compile(
-    r"data:image/(png|jpeg|gif|webp|svg\+xml);base64,[\w+/=]+", re.ASCII
+    r"data:image/(png|jpe?g|gif|webp|svg\+xml);base64,[\w+/=\s]+", re.ASCII
 )
 # The cleaner writes values in quotes, in which a ">" is no end of the tag.
 IMAGE_TAG = re.compile(r'<img(?:\s[^\s<>="]+="[^"]*")*\s*>')
@@ -393,7 +395,14 @@ IMAGE_NAME = re.compile(
     re.IGNORECASE,
 )
 ATTACHMENT = "attachment:"
-SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif"}
+SUFFIXES = {
+    ".gif": "gif",
+    ".jpeg": "jpeg",
+    ".jpg": "jpeg",
+    ".png": "png",
+    ".svg": "svg+xml",
+    ".webp": "webp",
+}
 
 
 def cut_around_images(text):
@@ -455,7 +464,7 @@ def address_of(name, cell, folder, root):
 
 def attached(forms):
     """The address of an attachment, given as {form: content}; None if no image."""
-    for form in IMAGES:
+    for form in (*IMAGES, SVG):
         if form in forms:
             content = re.sub(r"\s", "", forms[form])
             return f"data:{form};base64,{content}"

@@ -208,12 +208,15 @@ def grade(notebook):
                 reasons[error.check] = str(error)
             elif left > 0 or not reasons:
                 raise
+    missing = "not run"
     if told is None:
         told = {"reasons": {}, "problems": [], "faults": []}
+    else:  # pytest itself heeds KeyboardInterrupt, whoever raises it
+        missing = "the notebook has ended the checks before this one"
     reasons.update(told["reasons"])
     graded = []
     for name, (task, points) in checks.items():
-        reason = reasons.get(name, "not run")
+        reason = reasons.get(name, missing)
         check = {"check": in_words(name), "task": task, "points": points}
         graded.append({**check, "reason": shorten(reason, MOST_LETTERS)})
     not_run = [check for check in graded if check["reason"].startswith("not run")]
