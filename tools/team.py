@@ -24,8 +24,8 @@ from tools.grade import EndedError, end_as_with_ctrl_c, grade
 MEGABYTE = 1_000_000
 MOST_UNPACKED = 2000 * MEGABYTE
 MOST_PDFS = 100 * MEGABYTE  # of all PDFs of a team
-MOST_OUTPUTS = 25 * MEGABYTE  # of all cells of a notebook
-MOST_SOURCES = 100 * MEGABYTE  # of the same, with the images of Markdown
+MOST_HTML = 25 * MEGABYTE  # of all outputs of a notebook
+MOST_SOURCES = 100 * MEGABYTE  # of all its cells, with the images of Markdown
 LARGE = 20 * MEGABYTE  # a notebook of this size gets a remark
 MOST_MEMORY = 2 * 2**30  # bytes
 
@@ -59,7 +59,8 @@ def unpack(path, folder):
     except Exception as error:  # each way to compress has its own ones
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{path.name} is no archive that opens: {error}") from error
+        sentence = f"{path.name} is no archive that opens: {error}".rstrip(": ")
+        raise ValueError(sentence) from error
     if size > MOST_UNPACKED:
         raise ValueError(f"it would unpack to {size / MEGABYTE:,.0f} MB")
 
@@ -196,7 +197,7 @@ def records(cells, key, places, folder, root):
     """The cells as dictionaries of HTML, each with its place under `key`.
 
     Without those whose place is None. Files are read beside the notebook, which lies
-    in `folder`, if they are below `root`. From MOST_OUTPUTS and MOST_SOURCES on, a
+    in `folder`, if they are below `root`. From MOST_HTML and MOST_SOURCES on, a
     sentence is in place of outputs, and of cells.
     """
     found = []
@@ -215,7 +216,7 @@ def records(cells, key, places, folder, root):
             record = in_place_of_cell(f"that cannot be shown: {type(error).__name__}")
         sources += len(record["source"])
         outputs += len(record["outputs"])
-        if outputs > MOST_OUTPUTS and record["outputs"]:
+        if outputs > MOST_HTML and record["outputs"]:
             record["outputs"] = "<p>[outputs are left out: they are too many]</p>"
         found.append({**record, key: place})
     texts = [record for record in found if record["kind"] == "markdown"]
