@@ -143,7 +143,7 @@ READ = [
 ]
 REFUSED = [  # what each tool refuses, and a part of what it says
     pytest.param(None, "No such file", id="no file"),
-    pytest.param(b"", "is no notebook: it is empty", id="empty"),
+    pytest.param(b"", "it is not JSON: it is empty", id="empty"),
     pytest.param(book()[:90], "it is not JSON", id="cut"),
     pytest.param(
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",

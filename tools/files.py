@@ -59,7 +59,7 @@ def find_cause(content, error):
     if isinstance(error, MemoryError):
         return "it does not fit into memory; remove its outputs"
     if content.strip() == b"":
-        return "it is empty; save it once more"
+        return "it is not JSON: it is empty"
     if content.startswith(b"version https://git-lfs.github.com/"):
         return "it is a pointer of Git LFS; git lfs pull puts the notebook in its place"
     if isinstance(error, UnicodeDecodeError) or b"\0" in content:
