@@ -30,8 +30,8 @@ COLUMNS = {  # of the table, with short headings; points.csv has more
     "task 4": "4",
     "task 5": "5",
     "points": "Points",
-    "cells that failed": "Cells failed",
-    "errors handed in": "Errors shown",
+    "cells that failed": "Load errors",
+    "errors handed in": "Output errors",
     "seconds": "Seconds",
     "not found": "Not found",
     "remarks": "Remarks",
@@ -102,10 +102,7 @@ def team_content(result):
     lists = [
         ("Remarks", result["remarks"]),
         ("Cells that could not be loaded", result["problems"]),
-        (
-            "The template's own faults that were kept: they cost nothing",
-            result["faults"],
-        ),
+        ("Faults of the template itself, which cost no points", result["faults"]),
     ]
     failed = [check for check in result["checks"] if check["reason"]]
     return {"result": result, "points": points, "failed": failed, "lists": lists}
@@ -118,12 +115,16 @@ def task_content(task, results):
     for result in results:
         cells = [cell for cell in result["cells"] if cell["task"] == task]
         got, testable = points_of(result, task)
-        points = f"{got} of {testable} testable points" if testable else ""
+        points = ""
+        if testable > 0:
+            points = f"{got} of {testable} testable points"
+        elif result["reason"]:
+            points = f"Not graded: {result['reason']}"
         answers.append(answer_of(result, cells, counts, points=points))
     note = (
-        "What each team has handed in, with its outputs. Cells that are the same in "
-        f"{SAME} teams or more are folded: most often they are the template's. "
-        "What a task asks for stays open."
+        "What each team has handed in, with its outputs. Code and text that are the "
+        f"same in {SAME} teams or more are folded, as most often they are the "
+        "template's; functions and classes that the task asks for never are."
     )
     heading = f"Task {task}"
     return {"heading": heading, "note": note, "answers": answers, "groups": []}
@@ -146,9 +147,10 @@ def theory_content(results):
             documents.append(answer_of(result, [], counts, pdfs=result["pdfs"]))
     groups.append(("PDFs", documents))
     note = (
-        "Answers are what a notebook of part 1 has between its fences, or else below "
-        "headings with a number from 1.1 to 1.5. All PDFs are linked at the end; a "
-        "team that is missing there has none."
+        "What a notebook of part 1 has between the comments BEGIN QUESTION and END "
+        "QUESTION, or else below headings with a number from 1.1 to 1.5. A team that "
+        "is not below a question has no answer to it in a notebook. The PDFs of all "
+        "teams are linked at the end."
     )
     return {"heading": "Theory", "note": note, "answers": [], "groups": groups}
 

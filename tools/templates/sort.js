@@ -2,9 +2,11 @@
 const table = document.querySelector("table.teams");
 const heads = [...table.tHead.rows[0].cells];
 
+// A number in a column of numbers, unless it is empty; a team's name is text, even "12".
 function value(row, column) {
-  const text = row.cells[column].textContent.trim();
-  return text !== "" && !isNaN(text) ? Number(text) : text;
+  const cell = row.cells[column];
+  const text = cell.textContent.trim();
+  return cell.classList.contains("number") && text !== "" ? Number(text) : text;
 }
 
 function compare(a, b) {
