@@ -1,7 +1,7 @@
 """Fixtures for all tests, and `--notebook FILE`: the contract on another notebook.
 
 Another notebook is other people's code: tools/grade.py runs tests/test_template.py on
-it in a child process, which sets itself limits here. This is no jail.
+it in a child process, which sets itself limits here. This is not a sandbox.
 """
 
 import builtins
@@ -48,19 +48,19 @@ def pytest_cmdline_main(config):
 # --- In the child process -------------------------------------------------------------
 
 
-def note_doing(text):
-    """Note what is under way, should the process end in it; "" when all is done."""
+def note_step(text):
+    """Write down the current step, in case the process ends in it; "": all is done."""
     if FOREIGN:
-        Path(NOTES, "doing").write_text(text)
+        Path(NOTES, "step").write_text(text)
 
 
 def pytest_runtest_logstart(nodeid):
-    note_doing(nodeid.partition("::")[2])
+    note_step(nodeid.partition("::")[2])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item):
-    note_doing(item.name)  # again, as its fixtures may have noted something else
+    note_step(item.name)  # again, as its fixtures may have noted something else
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k
@@ -107,7 +107,7 @@ def notebook(request, guard, record_testsuite_property):
         others = [entry for entry in sys.path if Path(entry) not in ours]
         sys.path[:] = [str(path.parent), *others]
     given = {"device": torch.device("cpu"), "data": TinyData()}
-    note_doing("its definitions")
+    note_step("its definitions")
     space, problems = load_definitions(path, guard, **given)
     for problem in problems:
         record_testsuite_property("not loaded", problem)
@@ -152,7 +152,7 @@ def pytest_runtest_makereport(item, call):
 def pytest_terminal_summary(config):
     """Last of all, the template's own faults; the report is written by then."""
     yield
-    note_doing("")  # what follows costs nothing
+    note_step("")  # what follows costs nothing
     if FOREIGN:
         for text in kept_faults(config):
             with Path(NOTES, "faults").open("a") as file:

@@ -214,7 +214,7 @@ class Names:
 
     def why(self, name):
         """The sentence that says why a name is missing."""
-        reason = self.space["__left_out__"].get(name, "nowhere")
+        reason = self.space["__left_out__"].get(name, "no cell sets it")
         return f"{name} is not defined ({reason})"
 
 

@@ -310,7 +310,7 @@ UNGRADED = [
         "utf-16.ipynb", "utf-16.ipynb is no notebook: it is not in UTF-8", id="UTF-16"
     ),
     pytest.param("merge", "ps2.ipynb is no notebook: line 1 is a marker", id="merge"),
-    pytest.param("torn.zip", "torn.zip is no archive that opens", id="torn archive"),
+    pytest.param("torn.zip", "torn.zip cannot be opened", id="torn archive"),
 ]
 
 
@@ -319,7 +319,7 @@ def test_a_team_that_cannot_be_graded_is_a_row_with_a_sentence(teams, name, word
     folder, printed = teams
     row = read_table(folder)[name]
     assert words in row["remarks"]
-    assert row["points"] == row["task 1"] == ""
+    assert row["points"] == row["task 1"] == row["cells that failed"] == ""
     assert row["testable"] == "28"
     assert f"{name}: not graded: {row['remarks'][:40]}" in printed
 
@@ -408,7 +408,7 @@ def test_pages_show_what_was_handed_in(teams):
     trainer = "The same in 5 teams: <code>class Trainer:</code>"
     assert trainer in network
     theory = (pages / "theory.html").read_text("utf-8")
-    assert "<h2>Question 1.4</h2>" in theory
+    assert '<h2 id="group-2">Question 1.4</h2>' in theory
     assert "With a stride of 2." in theory
     assert '<a href="a/1.pdf">theory.pdf</a>' in theory
     assert sorted(path.name for path in (folder / "a").iterdir()) == [
@@ -439,7 +439,7 @@ def test_a_link_that_leads_nowhere_is_a_row(tmp_path):
     (tmp_path / "round").symlink_to("round")
     reasons = []
     for path in find_teams(tmp_path).values():
-        reasons.append(team.look_at(path, tmp_path / "pdfs")["reason"])
+        reasons.append(team.team_result(path, tmp_path / "pdfs")["reason"])
     lost, circle = reasons
     assert lost == "it cannot be read: No such file or directory"
     assert circle == "it cannot be read: Too many levels of symbolic links"
@@ -487,22 +487,22 @@ def test_what_a_circumstance_has_stopped_is_not_kept(tmp_path, monkeypatch):
     with zipfile.ZipFile(folder / "full.zip", "w") as archive:
         archive.writestr("n" * 300, "")  # no disk takes this name
     monkeypatch.chdir(tmp_path)
-    full, named = classroom.look_at_all(find_teams(folder), 1)
+    full, named = classroom.grade_teams(find_teams(folder), 1)
     assert full["reason"] == "it cannot be read: File name too long"
     assert named["reason"] == "no notebook defines MyCNNModel: there is no notebook"
     (kept,) = (tmp_path / "build/classroom").glob("*.json")
     assert kept.stem == file_name("n" * 255)
 
 
-def test_a_team_of_which_nothing_is_found_out_stops_no_other(tmp_path, monkeypatch):
+def test_a_team_whose_process_fails_stops_no_other(tmp_path, monkeypatch):
     def no_process(path, name):
         raise BlockingIOError  # as of a machine with too many processes
 
-    monkeypatch.setattr(classroom, "look_at_team", no_process)
+    monkeypatch.setattr(classroom, "run_team", no_process)
     monkeypatch.chdir(tmp_path)
-    results = classroom.look_at_all({"a": tmp_path, "b": tmp_path}, 1)
+    results = classroom.grade_teams({"a": tmp_path, "b": tmp_path}, 1)
     reasons = [result["reason"] for result in results]
-    assert reasons == 2 * ["nothing could be found out: BlockingIOError"]
+    assert reasons == 2 * ["its process gave no result: BlockingIOError"]
 
 
 def test_a_team_that_hangs_is_stopped_with_a_sentence(tmp_path, monkeypatch):
@@ -510,9 +510,9 @@ def test_a_team_that_hangs_is_stopped_with_a_sentence(tmp_path, monkeypatch):
     os.mkfifo(archive)  # nobody writes there, so that reading never ends
     monkeypatch.setattr(classroom, "TEAM_SECONDS", 20)
     monkeypatch.chdir(tmp_path)
-    (result,) = classroom.look_at_all({"a\nb": archive}, 1)
+    (result,) = classroom.grade_teams({"a\nb": archive}, 1)
     assert result["reason"] == "stopped after 20 s"
-    assert result["is_late"]
+    assert result["is_incomplete"]
 
 
 def test_what_could_not_be_shown_in_time_costs_no_points(tmp_path, monkeypatch):
@@ -520,10 +520,10 @@ def test_what_could_not_be_shown_in_time_costs_no_points(tmp_path, monkeypatch):
         raise KeyboardInterrupt  # as SIGTERM of the parent does
 
     monkeypatch.setattr(team, "fill_in_cells", stop)
-    result = team.look_at(tmp_path, tmp_path / "pdfs")
+    result = team.team_result(tmp_path, tmp_path / "pdfs")
     remark = "not all that was handed in can be shown: its time was over"
     assert result["remarks"] == [remark]
-    assert result["is_late"]
+    assert result["is_incomplete"]
 
 
 def test_the_memory_of_a_team_is_limited_and_a_lower_limit_stays():
@@ -547,7 +547,7 @@ def test_an_archive_with_a_torn_file_is_a_sentence(tmp_path):
     content = bytearray(path.read_bytes())
     content[40:60] = b"x" * 20
     path.write_bytes(content)
-    with refused(ValueError, "a.zip is no archive that opens: "):
+    with refused(ValueError, "a.zip cannot be opened: "):
         team.unpack(path, tmp_path)
 
 
@@ -574,9 +574,9 @@ ODD_ARCHIVES = [
 def test_whatever_is_wrong_with_an_archive_it_is_a_sentence(tmp_path, content):
     path = tmp_path / "a.zip"
     path.write_bytes(content)
-    result = team.look_at(path, tmp_path / "pdfs")
-    assert result["reason"].startswith("a.zip is no archive that opens: ")
-    assert not result["is_late"]
+    result = team.team_result(path, tmp_path / "pdfs")
+    assert result["reason"].startswith("a.zip cannot be opened: ")
+    assert not result["is_incomplete"]
 
 
 def test_only_documents_of_the_team_are_copied(tmp_path, monkeypatch):

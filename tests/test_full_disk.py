@@ -211,10 +211,10 @@ NO_FILE_OF_BEFORE = {  # calls with such a name, by file, or by notebook and cel
     },
     "tools/definitions.py": {"copy.copy(statement)"},  # in memory
     "tools/grade.py": {  # a temporary folder
-        "doing.write_text(STARTING)",
         "errors.open('w')",
         "path.open('rb')",
         "printed.open('w')",
+        "step_file.write_text(STARTING)",
     },
     "tools/pdf.py": {  # a temporary folder
         "source.write_text(DESIGN.read_text(encoding='utf-8') + body, encoding='utf-8')"

@@ -113,7 +113,7 @@ print(f"Best model achieves {best_avg_loss:.2f} loss and {best_avg_acc:.1%} accu
 loaded_model = timm.create_model("resnet18", pretrained=False)"""
 ENDLESS = ", endless=all(1 for _ in iter(int, 1))"
 COSTS = {  # the checks that lose their points, and what the reason says
-    "test_rotate_picture_turns_always_the_same_way_round": "wrong for 270 and 360",
+    "test_rotate_picture_always_turns_the_same_way_round": "wrong for 270 and 360",
     "test_plot_histogram_has_a_bar_for_each_class_of_its_data": (
         "TimeoutError: stopped after 10 s"
     ),
@@ -121,11 +121,11 @@ COSTS = {  # the checks that lose their points, and what the reason says
         "[4, 4, 8] images"
     ),
     "test_the_same_seed_gives_the_same_images": "it takes longer than 10.0 s",
-    "test_rotated_data_answers_the_call_of_the_template": "MemoryError",
+    "test_rotated_data_is_made_as_the_template_calls_it": "MemoryError",
     "test_pooling_with_padding_equals_torch": "'padding'",
-    "test_pooling_is_own": "max_pool2d",
+    "test_pooling_calls_no_pooling_of_torch": "max_pool2d",
     "test_model_gives_one_score_for_each_class": "name 'answer' is not defined",
-    "test_one_iteration_as_the_template_calls_it": "'n_classes'",
+    "test_one_iteration_runs_as_the_template_calls_it": "'n_classes'",
     "test_model_has_convolutional_linear_and_pooling_layers_only": "BatchNorm2d",
     "test_model_has_three_convolutions_of_two_kernel_sizes": "1 kernel sizes",
     "test_grid_search_tries_every_pair": "not tried: [(0.01, 8)]",
@@ -215,7 +215,7 @@ def test_the_report_is_short_and_ends_with_the_points(graded):
     assert lines[1].startswith("not loaded: cell 1: ModuleNotFoundError: No module")
     left_out = [line for line in lines if line.endswith("shows all of them")]
     assert len(left_out) == 1
-    assert lines[-5] == "task 2:  5 points, testable 12 of 15"
+    assert lines[-5] == "task 2:  5 of 12 testable points; possible 15"
     together = "together: 7 of 28 testable points; a person gives the other 22"
     assert lines[-1] == together
 
@@ -239,15 +239,15 @@ def test_a_short_report_wraps_what_is_long():
         "task 2, 2 checks: none",
         "the template's own fault, costs nothing: averages",
     ]
-    assert lines[7] == "task 1:  0 points, testable  2 of 10"
+    assert lines[7] == "task 1:  0 of  2 testable points; possible 10"
 
 
 def test_a_check_that_ends_the_process_costs_its_own_points_alone(file):
     write_submission(file, KILLS)
     result = grade.grade(file)
     reasons = reasons_of(result)
-    ended = "the notebook ended the process with signal 9 in test_rotate_picture_turns"
-    assert ended in reasons["rotate picture turns always the same way round"]
+    ended = "the notebook ended the process with signal 9 in test_rotate_picture_always"
+    assert ended in reasons["rotate picture always turns the same way round"]
     plot = "plot histogram has a bar for each class of its data"
     assert plot not in reasons
     assert grade.points_of(result, "1") == (2, 8)
@@ -286,7 +286,7 @@ def test_a_notebook_that_interrupts_the_checks_is_graded(file):
     result = grade.grade(file)
     reasons = set(reasons_of(result).values())
     assert reasons == {"the notebook has ended the checks before this one"}
-    assert not result["is_late"]  # another run would find the same
+    assert not result["is_incomplete"]  # another run would find the same
 
 
 WAITS = """import os, time
@@ -315,26 +315,27 @@ def test_words_of_others_do_not_steer_the_terminal():
     result = {"checks": [], "problems": ["cell\r1"], "faults": ["\x1b"], "seconds": 1}
     first, *details, _ = grade.report_lines("a\nb.ipynb", result)[:4]
     assert first == "a b.ipynb, graded in 1 s"
-    assert details == ["not loaded: cell 1", f"{grade.KEPT}?"]
+    assert details == ["not loaded: cell 1", f"{grade.FAULT_PREFIX}?"]
 
 
 def test_what_was_found_before_the_time_is_over_is_kept(file, monkeypatch):
     def run_report(notebook, seconds, leave_out):
         time.sleep(0.6)  # the real checks take minutes until then
-        raise grade.EndedError("it was stopped", "test_pooling_is_own", True)
+        step = "test_pooling_calls_no_pooling_of_torch"
+        raise grade.EndedError("it was stopped", step, timed_out=True)
 
     monkeypatch.setattr(grade, "run_report", run_report)
     monkeypatch.setattr(grade, "SECONDS", 1)
     result = grade.grade(file)
     reasons = reasons_of(result)
-    assert reasons.pop("pooling is own") == "it was stopped"
+    assert reasons.pop("pooling calls no pooling of torch") == "it was stopped"
     assert set(reasons.values()) == {"not run"}
     assert len(reasons) == 18
-    assert result["is_late"]
+    assert result["is_incomplete"]
 
 
 def test_a_file_of_notes_is_read_in_bounds(tmp_path):
-    path = tmp_path / "doing"
+    path = tmp_path / "step"
     path.write_bytes(b"x" * 10**6)
     assert grade.read_end(path, 200) == "x" * 200
     path.unlink()
@@ -403,10 +404,10 @@ def test_another_notebook_runs_in_no_process_without_limits(file):
 
 
 def test_the_points_are_those_of_the_marks():
-    worth = grade.worth()
-    assert len(worth) == 19
-    assert worth["test_pooling_is_own"] == ("2", 1)
-    points = [points for _, points in worth.values()]
+    checks = grade.points_of_checks()
+    assert len(checks) == 19
+    assert checks["test_pooling_calls_no_pooling_of_torch"] == ("2", 1)
+    points = [points for _, points in checks.values()]
     assert sum(points) == 28
 
 

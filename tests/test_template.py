@@ -93,7 +93,7 @@ def wrong_angles(image, turned, way):
 
 
 @points("1", 2)
-def test_rotate_picture_turns_always_the_same_way_round(notebook):
+def test_rotate_picture_always_turns_the_same_way_round(notebook):
     rule = "the image must be turned by the angle, always the same way round"
 
     def check(image):
@@ -193,7 +193,7 @@ def test_the_same_seed_gives_the_same_images(notebook):
 
 
 @points("1", 1)
-def test_rotated_data_answers_the_call_of_the_template(notebook):
+def test_rotated_data_is_made_as_the_template_calls_it(notebook):
     def check(data):
         shares = [1 / len(data.classes) for _ in data.classes]
         rotated = notebook.RotateEuroSAT(data, length=12, shares=shares, seed=42)
@@ -261,11 +261,11 @@ def operations(module, x, shape):
 
 
 @points("2", 1)
-def test_pooling_is_own(notebook):
+def test_pooling_calls_no_pooling_of_torch(notebook):
     pool = notebook.MyMaxPool(2, 2)
     found = operations(pool, torch.rand(1, 2, 6, 6), (1, 2, 3, 3))
     used = [name for name in found if "max_pool" in name]
-    assert not used, f"it calls torch's {min(used)}, and is no own pooling"
+    assert not used, f"it calls torch's {min(used)}, and must not"
 
 
 def network(notebook, n_classes=3):
@@ -285,7 +285,7 @@ def test_model_gives_one_score_for_each_class(notebook):
 
 
 @points("2", 1)
-def test_one_iteration_as_the_template_calls_it(notebook):
+def test_one_iteration_runs_as_the_template_calls_it(notebook):
     image, _ = TinyData()[0]
     X = to_tensor(image)
     my_model = notebook.MyCNNModel(n_classes=3)
@@ -322,7 +322,7 @@ def test_model_has_three_convolutions_of_two_kernel_sizes(notebook):
 
 
 @points("2", 1)
-def test_an_image_passes_through_the_own_pooling(notebook):
+def test_an_image_passes_through_the_pooling_of_the_notebook(notebook):
     seen = []
 
     def note(module, _):

@@ -6,8 +6,8 @@ Each folder, notebook or archive in FOLDER is a team. points.csv and index.html 
 build/classroom/, with a JSON file for each team: a second call goes on from there, and
 grades only the teams whose files have changed, and those that a full disk or the end of
 their time has stopped. What is there of other teams is deleted. The status is 0 if all
-teams were handled, whatever they have handed in. Other people's code runs here; that is
-no jail.
+teams were handled, whatever they have handed in. Other people's code runs here; this is
+not a sandbox.
 """
 
 import argparse
@@ -25,14 +25,15 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from tools.files import command
-from tools.grade import POSSIBLE, ROOT, one_line, points_of, total, worth
+from tools.grade import POSSIBLE, ROOT, one_line, points_of, points_of_checks, total
 from tools.pages import write_pages
 from tools.team import empty_result
 from utils import write_whole
 
 OUT = Path("build/classroom")
 TEAM_SECONDS = 900  # grading stops itself earlier, unless something hangs
-MOST_LETTERS = 60  # of a team's name in a file's name
+MOST_CHARACTERS = 60  # of a team's name in a file's name
+NO_RESULT = "its process gave no result"
 SOURCES = [  # a change of these files may change what is said of a team
     "tests/conftest.py",
     "tests/helpers.py",
@@ -70,9 +71,10 @@ def file_name(team):
     """A name for the files of a team, of plain letters and one for each team."""
     plain = re.sub(r"[^\w-]+", "-", team, flags=re.ASCII).strip("-")
     is_as_made_here = re.search("-[0-9a-f]{8}$", team)  # another team may have it
-    if plain == team and len(plain) <= MOST_LETTERS and not is_as_made_here:
+    if plain == team and len(plain) <= MOST_CHARACTERS and not is_as_made_here:
         return plain
-    return f"{plain[:MOST_LETTERS]}-{hashlib.sha256(os.fsencode(team)).hexdigest()[:8]}"
+    digest = hashlib.sha256(os.fsencode(team)).hexdigest()
+    return f"{plain[:MOST_CHARACTERS]}-{digest[:8]}"
 
 
 def state_of(path):
@@ -106,8 +108,8 @@ def is_left_out(name):
 # --- A result for each team -----------------------------------------------------------
 
 
-def finished(file, state):
-    """What was found of a team earlier, if its files are the same; else None."""
+def earlier_result(file, state):
+    """The result of an earlier call, if the team's files are the same; else None."""
     try:
         result = json.loads(file.read_text("utf-8"))
         is_same = result["state"] == state
@@ -118,7 +120,7 @@ def finished(file, state):
     return result
 
 
-def look_at_team(path, name):
+def run_team(path, name):
     """What tools.team prints of the team at `path`, or why it prints nothing."""
     call = [sys.executable, "-m", "tools.team", str(path), str(OUT.absolute() / name)]
     child = subprocess.Popen(
@@ -128,7 +130,7 @@ def look_at_team(path, name):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    reason = "nothing could be found out"
+    reason = NO_RESULT
     try:
         printed, errors = child.communicate(timeout=TEAM_SECONDS)
     except subprocess.TimeoutExpired:
@@ -141,22 +143,22 @@ def look_at_team(path, name):
     except ValueError:
         lines = errors.decode("utf-8", "replace").splitlines()
         last_words = "".join(lines[-1:])  # above them, a traceback has paths
-        return not_found_out(f"{reason}: {last_words[-300:]}".rstrip(": "))
+        return failed_result(f"{reason}: {last_words[-300:]}".rstrip(": "))
 
 
-def not_found_out(reason):
-    """The result of a team of which nothing could be found out this time."""
-    return {**empty_result(), "reason": reason, "is_late": True}
+def failed_result(reason):
+    """The result of a team whose process gave none; a second call tries again."""
+    return {**empty_result(), "reason": reason, "is_incomplete": True}
 
 
-def look_at_all(teams, jobs):
+def grade_teams(teams, jobs):
     """The results of all teams, in their order; each is written at once."""
     OUT.mkdir(parents=True, exist_ok=True)
     results = {}
     waiting = {}
     for team, path in teams.items():
         state = state_of(path)
-        result = finished(OUT / f"{file_name(team)}.json", state)
+        result = earlier_result(OUT / f"{file_name(team)}.json", state)
         if result is None:
             waiting[team] = state
         else:
@@ -168,7 +170,7 @@ def look_at_all(teams, jobs):
     try:
         futures = {}
         for team in waiting:
-            future = pool.submit(look_at_team, teams[team], file_name(team))
+            future = pool.submit(run_team, teams[team], file_name(team))
             futures[future] = team
         for number, future in enumerate(as_completed(futures), 1):
             team = futures[future]
@@ -176,9 +178,9 @@ def look_at_all(teams, jobs):
                 found = future.result()
             except Exception as error:  # one team stops no other
                 name = type(error).__name__
-                found = not_found_out(f"nothing could be found out: {name}")
+                found = failed_result(f"{NO_RESULT}: {name}")
             result = {"team": team, "state": waiting[team], **found}
-            if not result["is_late"]:  # else a second call tries again
+            if not result["is_incomplete"]:  # else a second call tries again
                 write_whole(OUT / f"{file_name(team)}.json", json.dumps(result))
             results[team] = result
             done = f"{len(results)} of {len(teams)}"
@@ -235,9 +237,9 @@ def cells_that_failed(result):
 
 
 def table_row(result):
-    """{column: value} of a team; its points are empty if it could not be graded."""
+    """{column: value} of a team; empty is what is not known, as it was not graded."""
     testable = dict.fromkeys(POSSIBLE, 0)
-    for task, points in worth().values():
+    for task, points in points_of_checks().values():
         testable[task] += points
     is_graded = bool(result["checks"])
     row = {"team": result["team"], "notebook": result["notebook"]}
@@ -248,8 +250,8 @@ def table_row(result):
     got, _ = total(result)
     row["points"] = got if is_graded else ""
     row["testable"] = sum(testable.values())
-    row["cells that failed"] = cells_that_failed(result)
-    row["errors handed in"] = result["errors"]
+    row["cells that failed"] = cells_that_failed(result) if is_graded else ""
+    row["errors handed in"] = result["errors"] if result["notebook"] else ""
     row["seconds"] = result["seconds"]
     row["not found"] = ", ".join(names_not_found(result))
     sentences = [result["reason"], *result["remarks"]]
@@ -290,7 +292,7 @@ def main():
     if arguments.jobs < 1:
         parser.error("--jobs takes a number from 1 on")
     teams = find_teams(arguments.folder)
-    results = look_at_all(teams, arguments.jobs)
+    results = grade_teams(teams, arguments.jobs)
     for result in results:
         result["file"] = file_name(result["team"])
     rows = [table_row(result) for result in results]

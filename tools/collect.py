@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tools.grade import CHECKS, KEPT, SECONDS, one_line, run_checks
+from tools.grade import CHECKS, FAULT_PREFIX, SECONDS, one_line, run_checks
 
 PACKAGES = ("site-packages", "venv")
 MOST_NOTEBOOK = 200_000_000  # bytes
@@ -34,7 +34,7 @@ def main():
         ran = run_checks(arguments, SECONDS)
         print(ran["printed"])
         for fault in ran["faults"]:
-            print(f"{KEPT}{fault}")
+            print(f"{FAULT_PREFIX}{fault}")
         if ran["errors"]:
             print(ran["errors"], file=sys.stderr)
     except Exception as error:  # of any kind: no report would be worse

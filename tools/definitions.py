@@ -5,8 +5,8 @@ the assignments to UPPER_CASE names run, in order. Of these, the modules that ar
 imported, decorators, default arguments, the body of a class and the value of an
 upper-case constant are code, and do run. Of the other statements, one runs where
 something needs the name that it sets, such as `device`: the last one that sets it.
-Nothing of a cell that does not parse runs, as in Jupyter. This is no jail for other
-people's code.
+Nothing of a cell that does not parse runs, as in Jupyter. This is not a sandbox for
+other people's code.
 """
 
 import ast
@@ -26,7 +26,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
 SETTINGS = (*ASSIGNMENTS, ast.If, ast.Try)  # statements that may set a name
 LEFT_OUT = "left out: only imports, functions, classes and upper-case constants run"
-MOST_LETTERS = 500  # of one problem
+MOST_CHARACTERS = 500  # of one problem
 # The template's line that prints the result of the search ends in a full stop. Who
 # keeps it must not lose what stands in the same cell.
 FULL_STOP = re.compile(r"^(print\(.*\))\.[ \t]*$", re.MULTILINE)
@@ -230,7 +230,7 @@ def run_and_look_up(statement, cell, space, guard):
 
 
 def describe(cell, error):
-    """An error in one line of at most 500 letters, with its cell.
+    """An error in one line of at most 500 characters, with its cell.
 
     A syntax error with its place as well.
     """
@@ -239,5 +239,5 @@ def describe(cell, error):
         message = f"{error.msg} line {error.lineno}"
         if error.text:
             message += f": {error.text}"
-    sentence = f"{cell}: {type(error).__name__}: {message[:MOST_LETTERS]}"
-    return " ".join(sentence.split())[:MOST_LETTERS]
+    sentence = f"{cell}: {type(error).__name__}: {message[:MOST_CHARACTERS]}"
+    return " ".join(sentence.split())[:MOST_CHARACTERS]

@@ -4,7 +4,7 @@ python -m tools.grade FILE      at most 24 lines, the points last
 
 The status is 0 if it was graded, however many points it has, and 1 if it could not be.
 tools/collect.py and tools/team.py use the same functions. Other people's code runs
-here; that is no jail.
+here; this is not a sandbox.
 """
 
 import argparse
@@ -28,24 +28,25 @@ PYTEST = "-P -m pytest -vv --tb=no -rfE --timeout=30 -o timeout_func_only=true".
 STARTING = "the start of pytest"
 SECONDS = 270  # the course's collector ends everything after 300
 POSSIBLE = {"1": 10, "2": 15, "3": 10, "4": 10, "5": 5}  # points of each task
-KEPT = "the template's own fault, costs nothing: "
+FAULT_PREFIX = "the template's own fault, costs nothing: "
 NO_NETWORK = "http://127.0.0.1:9"  # nothing answers there
 MOST_LINES = 24  # make prints its own one before
 COLUMNS = 100
-MOST_LETTERS = 500  # of one reason
+MOST_CHARACTERS = 500  # of one reason
 MOST_REPORT = 100_000_000  # bytes
 
 
 class EndedError(RuntimeError):
-    """The child process did not get to its end; `check` is what it was doing.
+    """The child process did not get to its end; `step` is what it was in.
 
-    `is_late` if it was stopped, as its time was over.
+    `step` is the name of a check, or a phrase such as "its definitions"; `timed_out`
+    says that the process was stopped because its time was over.
     """
 
-    def __init__(self, sentence, check, is_late=False):
+    def __init__(self, sentence, step, timed_out=False):
         super().__init__(sentence)
-        self.check = check
-        self.is_late = is_late
+        self.step = step
+        self.timed_out = timed_out
 
 
 # --- The child process ----------------------------------------------------------------
@@ -66,8 +67,8 @@ def run_checks(arguments, seconds):
         notes.mkdir()
         printed = notes / "printed"
         errors = notes / "errors"
-        doing = notes / "doing"  # tests/conftest.py notes there what is under way
-        doing.write_text(STARTING)
+        step_file = notes / "step"  # tests/conftest.py writes the current step there
+        step_file.write_text(STARTING)
         with printed.open("w") as stdout, errors.open("w") as stderr:
             child = subprocess.Popen(
                 [sys.executable, *PYTEST, *arguments],
@@ -84,16 +85,16 @@ def run_checks(arguments, seconds):
                 end_group(child)
         text = read_end(printed, 50_000)
         last_words = read_end(errors, 2000).strip()
-        last_doing = read_end(doing, 200)
+        last_step = read_end(step_file, 200)
         faults = read_end(notes / "faults", 10_000).splitlines()
-    if last_doing == "":
+    if last_step == "":  # all is done
         return {"printed": text, "errors": last_words, "faults": faults}
-    reason = f"the notebook {ended} in {last_doing}"
-    if last_doing == STARTING:  # there, no code of the notebook has run
+    reason = f"the notebook {ended} in {last_step}"
+    if last_step == STARTING:  # there, no code of the notebook has run
         reason = f"pytest {ended} before it began"
     sentence = one_line(f"{reason}: {last_words[-300:]}").rstrip(":")
-    is_late = time.monotonic() - start >= seconds
-    raise EndedError(sentence, last_doing, is_late)
+    timed_out = time.monotonic() - start >= seconds
+    raise EndedError(sentence, last_step, timed_out)
 
 
 def child_environment(home, notes, seconds):
@@ -174,7 +175,7 @@ def read_end(path, most):
 
 
 @functools.cache
-def worth():
+def points_of_checks():
     """{check: (task, points)} of the checks with points, from the marks."""
     found = {}
     for statement in ast.parse(Path(ROOT, CHECKS).read_text("utf-8")).body:
@@ -190,42 +191,43 @@ def grade(notebook):
 
     "checks": for each its words, task, points, and the `reason` why they are lost, ""
     if they are not; "problems": what could not be loaded; "faults": those of the
-    template itself that were kept; "seconds"; "is_late": if the time was over before
-    all checks had run. A check that ends the process is left out of the next run, which
-    has the time that is left. EndedError if the checks cannot come to their end.
+    template itself that were kept; "seconds"; "is_incomplete": if the time was over
+    before all checks had run. A check that ends the process is left out of the next
+    run, which has the time that is left. EndedError if the checks cannot come to their
+    end.
     """
     start = time.monotonic()
-    checks = worth()
+    checks = points_of_checks()
     reasons = {}
-    told = None
+    report = None
     left = SECONDS
-    while told is None and left > 0:
+    while report is None and left > 0:
         try:
-            told = run_report(notebook, left, leave_out=reasons)
+            report = run_report(notebook, left, leave_out=reasons)
         except EndedError as error:
             left = int(SECONDS - (time.monotonic() - start))
-            if error.check in checks:
-                reasons[error.check] = str(error)
+            if error.step in checks:
+                reasons[error.step] = str(error)
             elif left > 0 or not reasons:
                 raise
     missing = "not run"
-    if told is None:
-        told = {"reasons": {}, "problems": [], "faults": []}
-    else:  # pytest itself heeds KeyboardInterrupt, whoever raises it
+    if report is None:
+        report = {"reasons": {}, "problems": [], "faults": []}
+    else:  # pytest itself ends at a KeyboardInterrupt, whoever raises it
         missing = "the notebook has ended the checks before this one"
-    reasons.update(told["reasons"])
+    reasons.update(report["reasons"])
     graded = []
     for name, (task, points) in checks.items():
         reason = reasons.get(name, missing)
         check = {"check": in_words(name), "task": task, "points": points}
-        graded.append({**check, "reason": shorten(reason, MOST_LETTERS)})
+        graded.append({**check, "reason": shorten(reason, MOST_CHARACTERS)})
     not_run = [check for check in graded if check["reason"].startswith("not run")]
     return {
         "checks": graded,
-        "problems": told["problems"],
-        "faults": told["faults"],
+        "problems": report["problems"],
+        "faults": report["faults"],
         "seconds": round(time.monotonic() - start, 1),
-        "is_late": left <= 0 or len(not_run) > 0,
+        "is_incomplete": left <= 0 or len(not_run) > 0,
     }
 
 
@@ -237,7 +239,7 @@ def in_words(name):
 def run_report(notebook, seconds, leave_out):
     """Reasons of all checks but `leave_out`, problems, and faults that were kept.
 
-    EndedError as run_checks, and if code of the notebook has torn the report.
+    EndedError as run_checks, and if code of the notebook has damaged the report.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
@@ -250,12 +252,12 @@ def run_report(notebook, seconds, leave_out):
                 raise EndedError("the report of the checks is missing", "the report")
             if report.stat().st_size > MOST_REPORT:
                 raise EndedError("the report of the checks is too large", "the report")
-            told = read_report(report)
+            content = read_report(report)
         except (OSError, ElementTree.ParseError) as error:
             name = type(error).__name__
             sentence = f"the report of the checks cannot be read: {name}"
             raise EndedError(sentence, "the report") from error
-    return {**told, "faults": ran["faults"]}
+    return {**content, "faults": ran["faults"]}
 
 
 def read_report(report):
@@ -266,7 +268,7 @@ def read_report(report):
     for case in tree.iter("testcase"):
         reasons[case.get("name")] = find_reason(case)
     for entry in tree.iterfind("./testsuite/properties/property"):
-        problems.append(shorten(entry.get("value"), MOST_LETTERS))
+        problems.append(shorten(entry.get("value"), MOST_CHARACTERS))
     return {"reasons": reasons, "problems": problems}
 
 
@@ -281,9 +283,9 @@ def find_reason(case):
         too_long = re.match(r"Timeout \(>([\d.]+)s\)", reason)
         if too_long:
             reason = f"it takes longer than {too_long.group(1)} s"
-        reason = shorten(reason, MOST_LETTERS)
+        reason = shorten(reason, MOST_CHARACTERS)
         for entry in case.iter("property"):
-            value = shorten(entry.get("value"), MOST_LETTERS)
+            value = shorten(entry.get("value"), MOST_CHARACTERS)
             if value not in reason:
                 reason += f" ({value})"
         return reason
@@ -348,7 +350,7 @@ def detail_lines(result):
             name = f"{len(names)} checks"
         lines.append(f"task {task}, {name}: {reason}")
     for fault in result["faults"]:
-        lines.append(f"{KEPT}{fault}")
+        lines.append(f"{FAULT_PREFIX}{fault}")
     return [one_line(line) for line in lines]
 
 
@@ -357,9 +359,8 @@ def points_lines(result):
     lines = []
     for task, possible in POSSIBLE.items():
         got, testable = points_of(result, task)
-        lines.append(
-            f"task {task}: {got:2} points, testable {testable:2} of {possible:2}"
-        )
+        points = f"{got:2} of {testable:2} testable points"
+        lines.append(f"task {task}: {points}; possible {possible:2}")
     got, testable = total(result)
     others = sum(POSSIBLE.values()) - testable
     together = f"together: {got} of {testable} testable points"
@@ -368,13 +369,13 @@ def points_lines(result):
 
 
 def one_line(text):
-    """A text as one line, with "?" for letters that steer a terminal."""
+    """A text as one line, with "?" for control characters."""
     words = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+    return "".join(c if c.isprintable() else "?" for c in words)
 
 
 def shorten(text, most):
-    """A text of at most so many letters."""
+    """A text of at most so many characters."""
     if len(text) <= most:
         return text
     return text[: most - 3] + "..."

@@ -59,17 +59,17 @@ def unpack(path, folder):
     except Exception as error:  # each way to compress has its own ones
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        sentence = f"{path.name} is no archive that opens: {error}".rstrip(": ")
+        sentence = f"{path.name} cannot be opened: {error}".rstrip(": ")
         raise ValueError(sentence) from error
     if size > MOST_UNPACKED:
         raise ValueError(f"it would unpack to {size / MEGABYTE:,.0f} MB")
 
 
 def empty_result():
-    """What is said of a team of which nothing is known.
+    """The result of a team before anything is known of it.
 
-    "is_late": a circumstance, such as a full disk, has kept something from being found
-    out, which another run may find.
+    "is_incomplete": something such as a full disk or the end of the time has stopped
+    the work, so that a second run may find more.
     """
     return {
         "notebook": "",
@@ -83,11 +83,11 @@ def empty_result():
         "problems": [],
         "faults": [],
         "seconds": 0,
-        "is_late": False,
+        "is_incomplete": False,
     }
 
 
-def look_at(path, pdf_folder):
+def team_result(path, pdf_folder):
     """What the team has handed in at `path`, a dictionary for JSON."""
     start = time.monotonic()
     result = empty_result()
@@ -97,7 +97,7 @@ def look_at(path, pdf_folder):
             fill_in(result, folder, pdf_folder)
     except OSError as error:
         result["reason"] = f"it cannot be read: {error.strerror or error}"
-        result["is_late"] = True
+        result["is_incomplete"] = True
     except ValueError as error:
         result["reason"] = str(error)
     except Exception as error:  # of other people's files any is possible
@@ -125,7 +125,7 @@ def fill_in(result, folder, pdf_folder):
             cause = "its time was over"
         result["remarks"].append(f"not all that was handed in can be shown: {cause}")
         if isinstance(error, (OSError, KeyboardInterrupt)):
-            result["is_late"] = True
+            result["is_incomplete"] = True
 
 
 def fill_in_points(result, fitting, folder):
@@ -142,7 +142,7 @@ def fill_in_points(result, fitting, folder):
         result.update(grade(first))
     except EndedError as error:
         result["reason"] = without_folder(str(error), folder)
-        result["is_late"] = error.is_late
+        result["is_incomplete"] = error.timed_out
 
 
 def fill_in_cells(result, fitting, folder):
@@ -268,7 +268,7 @@ def main():
     pdf_folder = Path(sys.argv[2])
     end_as_with_ctrl_c()
     limit_memory()
-    print(json.dumps(look_at(path, pdf_folder)))
+    print(json.dumps(team_result(path, pdf_folder)))
 
 
 if __name__ == "__main__":
