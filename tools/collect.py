@@ -14,7 +14,7 @@ from tools.grade import CHECKS, FAULT_PREFIX, SECONDS, one_line, run_checks
 
 PACKAGES = ("site-packages", "venv")
 MOST_NOTEBOOK = 200_000_000  # bytes
-MOST_TOLD = 10  # sentences of one kind
+MOST_SENTENCES = 10  # sentences of one kind
 DEFINES = re.compile(r"^ *(class|def) +MyCNNModel\b|^MyCNNModel *=", re.MULTILINE)
 
 
@@ -79,20 +79,20 @@ def fitting_notebooks(folder):
         else:
             others.append(f"not in {path.name}")
     if not fitting:
-        told = unreadable + others
-        if not told:
-            told.append("there is no notebook")
-        told = first_ten(told)
-        raise LookupError(f"no notebook defines MyCNNModel: {'; '.join(told)}")
+        reasons = unreadable + others
+        if not reasons:
+            reasons.append("there is no notebook")
+        reasons = first_ten(reasons)
+        raise LookupError(f"no notebook defines MyCNNModel: {'; '.join(reasons)}")
     return fitting
 
 
 def first_ten(sentences):
     """The first ten sentences, and how many more there are."""
-    more = len(sentences) - MOST_TOLD
+    more = len(sentences) - MOST_SENTENCES
     if more <= 0:
         return sentences
-    return [*sentences[:MOST_TOLD], f"and {more} more"]
+    return [*sentences[:MOST_SENTENCES], f"and {more} more"]
 
 
 def refuse_large(path):

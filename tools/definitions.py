@@ -119,11 +119,11 @@ def load_cell(cell, source, space, guard, given):
         if isinstance(statement, IMPORTS):
             for name in names:
                 space.setdefault(name, Missing(reason))
-        if is_told(statement):
+        if is_reported(statement):
             yield reason
 
 
-def is_told(statement):
+def is_reported(statement):
     """Is it a fault of the notebook if this statement fails?
 
     A constant often needs what did not run, and Colab's own package is nowhere else.

@@ -115,12 +115,12 @@ def task_content(task, results):
     for result in results:
         cells = [cell for cell in result["cells"] if cell["task"] == task]
         got, testable = points_of(result, task)
-        points = ""
+        summary = ""
         if testable > 0:
-            points = f"{got} of {testable} testable points"
+            summary = f"{got} of {testable} testable points"
         elif result["reason"]:
-            points = f"Not graded: {result['reason']}"
-        answers.append(answer_of(result, cells, counts, points=points))
+            summary = f"Not graded: {result['reason']}"
+        answers.append(answer_of(result, cells, counts, summary=summary))
     note = (
         "What each team has handed in, with its outputs. Code and text that are the "
         f"same in {SAME} teams or more are folded, as most often they are the "
@@ -165,13 +165,13 @@ def answers_to(question, results, counts):
     return answers
 
 
-def answer_of(result, cells, counts, points="", pdfs=()):
+def answer_of(result, cells, counts, summary="", pdfs=()):
     """What a template needs to show the answer of one team."""
     first = first_cells(cells)
     return {
         "team": result["team"],
         "file": result["file"],
-        "points": points,
+        "summary": summary,
         "cells": [(cell, folded(cell, counts)) for cell in first],
         "left_out": len(cells) - len(first),
         "pdfs": pdfs,
