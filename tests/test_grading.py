@@ -300,7 +300,13 @@ def test_what_ends_the_grading_ends_the_code_of_others(tmp_path, file, number):
     started = tmp_path / "started"
     write_submission(file, WAITS.format(started=str(started)))
     call = [sys.executable, "-m", "tools.grade", str(file)]
-    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        call,
+        stderr=subprocess.PIPE,
+        text=True,
+        # else it is ignored where the tests themselves run under nohup
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    )
     while not (started.exists() and started.read_text()):
         assert process.poll() is None
         time.sleep(0.1)
