@@ -319,7 +319,7 @@ def test_a_team_that_cannot_be_graded_is_a_row_with_a_sentence(teams, name, word
     folder, printed = teams
     row = read_table(folder)[name]
     assert words in row["remarks"]
-    assert row["points"] == row["task 1"] == row["cells that failed"] == ""
+    assert row["points"] == row["task 1"] == row["load errors"] == ""
     assert row["testable"] == "28"
     assert f"{name}: not graded: {row['remarks'][:40]}" in printed
 
@@ -344,7 +344,7 @@ def test_a_right_submission_in_an_archive_has_all_points(teams):
     assert points_in(row) == ALL
     assert row["notebook"] == "b-main/part 2/ps2.ipynb"
     # a cell with packages that are not installed, and one with a full stop
-    assert row["cells that failed"] == "2"
+    assert row["load errors"] == "2"
 
 
 def test_a_habit_costs_what_it_should(teams):

@@ -230,7 +230,7 @@ def names_not_found(result):
     return list(dict.fromkeys(re.findall(r"^(\w+) is not defined", text, re.MULTILINE)))
 
 
-def cells_that_failed(result):
+def load_errors(result):
     """How many cells could not be loaded whole."""
     cells = [problem.partition(":")[0] for problem in result["problems"]]
     return len(set(cells))
@@ -250,8 +250,8 @@ def table_row(result):
     got, _ = total(result)
     row["points"] = got if is_graded else ""
     row["testable"] = sum(testable.values())
-    row["cells that failed"] = cells_that_failed(result) if is_graded else ""
-    row["errors handed in"] = result["errors"] if result["notebook"] else ""
+    row["load errors"] = load_errors(result) if is_graded else ""
+    row["output errors"] = result["errors"] if result["notebook"] else ""
     row["seconds"] = result["seconds"]
     row["not found"] = ", ".join(names_not_found(result))
     sentences = [result["reason"], *result["remarks"]]

@@ -27,7 +27,7 @@ MOST_PDFS = 100 * MEGABYTE  # of all PDFs of a team
 MOST_HTML = 25 * MEGABYTE  # of all outputs of a notebook
 MOST_SOURCES = 100 * MEGABYTE  # of all its cells, with the images of Markdown
 LARGE = 20 * MEGABYTE  # a notebook of this size gets a remark
-MOST_MEMORY = 2 * 2**30  # bytes
+MOST_MEMORY = 2 * 2**30  # bytes; of the checks, tests/conftest.py has a limit below
 
 
 @contextlib.contextmanager
