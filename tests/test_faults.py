@@ -114,7 +114,7 @@ SIGNS_OF_A_MACHINE = [
     re.escape(str(ROOT)),
     re.escape(sys.prefix),
 ]
-COMPRESSED = (".jpg", ".pdf", ".pth", ".pt", ".bundle")
+COMPRESSED = (".jpg", ".pdf", ".pth", ".pt")
 
 
 def committed_files():
