@@ -6,6 +6,7 @@ notebook and as text for README.md, so that all of them say the same.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from scipy import stats
 RESULTS = Path("report/results.json")
 LEDGER = Path("report/trials.json")
 SIGNIFICANT = 0.05  # p-values below count as a difference
+VALIDATION_IMAGES = 5400  # of the published validation list, which judges trials
 PUBLISHED = [  # accuracy in %, test images, number among the references of part 2
     (96.21, 5400, 6),
     (98.00, 5400, 7),
@@ -45,12 +47,13 @@ def rows(sample_scores, sample_labels, test_scores, test_labels, views_of):
     """{model: what it reached on a sample of its training images and on the test part}.
 
     Scores (N, n_classes) are logarithms of probabilities, labels (N,). Models averaged
-    together have test scores alone; views_of[model] says how many views were averaged.
+    together have test scores alone; views_of[model] is a text that says over how many
+    views predictions were averaged.
     """
     found = {}
     for name, scores in test_scores.items():
         found[name] = test_row(scores, test_labels)
-        found[name]["views"] = views_of.get(name, 8)
+        found[name]["views"] = views_of[name]
         if name in sample_scores:
             found[name].update(training_row(sample_scores[name], sample_labels[name]))
     return found
@@ -187,7 +190,7 @@ def template_table(record):
             rows.append([name, *[percent(value) for value in values]])
         else:
             rows.append([name, *[f"{value:.3f}" for value in values]])
-    rows.append(["views", *[str(result["views"]) for result in columns.values()]])
+    rows.append(["views", *[result["views"] for result in columns.values()]])
     sample = results["our model"]["training images"]
     caption = (
         f"One seed each. Train: {sample:,} images on which that model was trained; "
@@ -208,7 +211,7 @@ def results_table(record):
         if "seed" not in name and "together" not in name:
             label = f"{name}, one seed"
         accuracy = percent(row["Accuracy (test)"])
-        rows.append([label, str(row["views"]), accuracy, answers, interval])
+        rows.append([label, row["views"], accuracy, answers, interval])
     caption = f"Accuracy on the {where(record)}, with Wilson's interval."
     header = ["model", "views", "accuracy", "right answers", "95 % interval"]
     return Table(caption, header, rows)
@@ -315,8 +318,10 @@ def published_table(record):
 def summary_table(record):
     """What README.md and the top of part 2 show."""
     results = record["results"]
-    accuracy = percent(results["our model"]["Accuracy (test)"])
-    rows = [["our model", accuracy, "one seed"]]
+    rows = []
+    for name in ("template's settings", "our model"):
+        accuracy = percent(results[name]["Accuracy (test)"])
+        rows.append([name, accuracy, "one seed"])
     for kind in record["seeds of"]:
         mean, spread = mean_over_seeds(record, kind)
         rows.append([kind, mean, spread])
@@ -328,20 +333,14 @@ def summary_table(record):
 
 def trials_tables(ledger):
     """Two tables of the ledger: trials of today's networks, and of earlier ones."""
-    today = []
-    earlier = []
-    for row in ledger["trials"]:
-        if row["model"].startswith("first"):
-            earlier.append(row)
-        else:
-            today.append(row)
+    today = [row for row in ledger["trials"] if "earlier" not in row]
+    earlier = [row for row in ledger["trials"] if "earlier" in row]
     about = "judged on the validation list, accuracy in %"
     return [
-        trials_table(today, f"{len(today)} trials of today's networks, {about}."),
+        trials_table(today, f"Trials of today's networks, {about}."),
         trials_table(
             earlier,
-            f"{len(earlier)} trials of an earlier network, which today's code cannot "
-            f"repeat, {about}.",
+            f"Trials of earlier networks, which today's code cannot repeat, {about}.",
         ),
     ]
 
@@ -370,24 +369,42 @@ def trials_table(trials, caption):
 
 
 def trial_verdict(row, trials):
-    """How a trial differs from its reference, by Welch's test, with the standard error.
+    """How a trial differs from its reference, with the standard error.
 
     The reference is the first trial of the same network with as many images, epochs
-    and seeds.
+    and seeds. Several seeds are compared by Welch's test; one seed counts as different
+    from two standard errors on.
     """
-    if len(row["seeds"]) == 1:
-        return "one seed: open"
     reference = next(other for other in trials if alike(other) == alike(row))
     if reference is row:
         return "reference"
     ours = 100 * np.array(row["validation_accuracy"])
     theirs = 100 * np.array(reference["validation_accuracy"])
     difference = ours.mean() - theirs.mean()
-    error = np.hypot(stats.sem(ours), stats.sem(theirs))
-    word = "undecided"
-    if stats.ttest_ind(ours, theirs, equal_var=False).pvalue < SIGNIFICANT:
-        word = "better" if difference > 0 else "worse"
-    return f"{word} ({difference:+.2f} ± {error:.2f})"
+    if len(ours) == 1:
+        error = error_of_difference(ours[0], theirs[0], VALIDATION_IMAGES)
+        differs = abs(difference) > 2 * error
+    else:
+        error = np.hypot(stats.sem(ours), stats.sem(theirs))
+        differs = stats.ttest_ind(ours, theirs, equal_var=False).pvalue < SIGNIFICANT
+    return f"{in_a_word(difference, differs)} ({difference:+.2f} ± {error:.2f})"
+
+
+def error_of_difference(one, two, images):
+    """The standard error of the difference of two accuracies in %, of so many images.
+
+    It takes their answers for independent. On the same images they are not, so it is
+    too large rather than too small.
+    """
+    variances = [share * (100 - share) / images for share in (one, two)]
+    return math.sqrt(sum(variances))
+
+
+def in_a_word(difference, differs):
+    """better, worse or undecided."""
+    if not differs:
+        return "undecided"
+    return "better" if difference > 0 else "worse"
 
 
 def alike(row):
@@ -395,6 +412,81 @@ def alike(row):
     network, _, _ = row["model"].partition(",")
     epochs = str(row["changes"].get("epochs", 1))
     return network, row["images"], epochs, len(row["seeds"])
+
+
+# --- The ladder -----------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What a rung brings beside the one that it changes, by its first seed, in points.
+
+    `gain` and `error`, its standard error, are 0 for the first rung.
+    """
+
+    rung: str
+    below: str
+    accuracy: float
+    gain: float
+    error: float
+
+    def verdict(self):
+        """better, worse or undecided: it takes two standard errors to decide."""
+        return in_a_word(self.gain, abs(self.gain) > 2 * self.error)
+
+
+def ladder_steps(ledger):
+    """The Steps of the ladder, from the lowest rung up."""
+    reached = {}
+    steps = []
+    for row in ledger["ladder"]:
+        name = row["rung"]
+        reached[name] = 100 * row["validation_accuracy"][0]
+        gain = 0.0
+        error = 0.0
+        if row["below"]:
+            below = reached[row["below"]]
+            gain = reached[name] - below
+            error = error_of_difference(reached[name], below, row["judged images"])
+        steps.append(Step(name, row["below"], reached[name], gain, error))
+    return steps
+
+
+def ladder_table(ledger):
+    """The ladder: each rung, what it is compared with, and what it brings."""
+    rows = []
+    for row, step in zip(ledger["ladder"], ladder_steps(ledger), strict=True):
+        values = 100 * np.array(row["validation_accuracy"])
+        spread = "one seed"
+        if len(values) > 1:
+            spread = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}, {len(values)}"
+        gain = ""
+        verdict = ""
+        if step.below:
+            gain = f"{step.gain:+.2f} ± {step.error:.2f}"
+            verdict = step.verdict()
+        accuracy = f"{step.accuracy:.2f}"
+        rows.append([step.rung, step.below, accuracy, spread, gain, verdict])
+    caption = (
+        "The ladder. Accuracy in % on the validation list after 8 epochs on the train "
+        "list, with the first seed and as a mean over several; gain in points, with "
+        "its standard error."
+    )
+    header = ["rung", "compared with", "accuracy", "seeds", "gain", "verdict"]
+    return Table(caption, header, rows)
+
+
+def what_pays(ledger):
+    """A sentence: which rungs of the ladder pay, and which do not."""
+    steps = [step for step in ladder_steps(ledger) if step.below]
+    steps.sort(key=lambda step: -step.gain)
+    said = {}
+    for word in ("better", "undecided", "worse"):
+        found = [f"{s.rung} ({s.gain:+.2f})" for s in steps if s.verdict() == word]
+        said[word] = ", ".join(found) if found else "none"
+    return (
+        f"What pays, in points: {said['better']}. Undecided: {said['undecided']}. "
+        f"Worse: {said['worse']}."
+    )
 
 
 # --- The discussion -------------------------------------------------------------------
@@ -405,7 +497,7 @@ def discussion(record, ledger):
     return "\n\n".join(
         [
             which_is_better(record),
-            why(record),
+            why(record, ledger),
             which_classes(record),
             what_averaging_brings(record),
             what_it_costs(record),
@@ -427,28 +519,32 @@ def which_is_better(record):
     text = (
         f"**Which is better?** On the {where(record)}, the pretrained model reaches "
         f"{pretrained} ({spread}), our tuned model {tuned} ({tuned_spread}), and our "
-        "model with the template's optimiser, after "
-        f"{count(record['epochs']['our model'], 'epoch')}, {ours}. {verdict(record)}"
+        f"model, the same network trained as long with the template's optimiser, {ours} "
+        f"(one seed). {verdict(record)}"
     )
     if len(record["mcnemar"]) > 1:
         text += " ± is the standard deviation over the seeds."
     return text
 
 
-def why(record):
+def why(record, ledger):
     """What sets the three kinds of model apart."""
     own = record["parameters"]["our tuned model"]
     pretrained = record["parameters"]["pretrained model"]
-    differences = "length of training, settings, first layer, views"
-    if len(record["mcnemar"]) > 1:  # then validation images are trained on, too
-        differences += ", number of training images"
-    return (
+    text = (
         "**Why?** The pretrained model starts from features learnt on the photographs "
         f"of ImageNet, and has {pretrained / own:.0f} times as many parameters; ours "
-        "starts on little more than random numbers. Our tuned model differs from our "
-        f"model in more than one way ({differences}); what each brings is not measured "
-        "here."
+        "starts on random numbers. Our tuned model and our model are the same network, "
+        "trained on the same images for as many epochs; their settings differ."
     )
+    if ledger["ladder"]:
+        steps = [step for step in ladder_steps(ledger) if step.verdict() == "better"]
+        most = max(steps, key=lambda step: step.gain)
+        text += (
+            f" On the ladder of task 3, {most.rung} brings most: {most.gain:.2f} points "
+            "on the validation list."
+        )
+    return text
 
 
 def which_classes(record):
@@ -498,13 +594,19 @@ def what_it_costs(record):
             f"{kind} {parameters / 10**6:.2f} million parameters, {size:.1f} MB in "
             "half precision"
         )
+    cost = record["cost"]
+    ratio = cost["pretrained model"] / cost["our tuned model"]
     advice = {
         "pretrained": "Where ImageNet weights may be used, we would use the pretrained "
         "model; where every byte counts, our own.",
         "tuned": "We would use our tuned model.",
         "": "While neither is shown to be better, we would use the smaller one.",
     }
-    return f"**What it costs:** {'; '.join(costs)}. {advice[better_model(record)]}"
+    return (
+        f"**What it costs:** {'; '.join(costs)}. Training the pretrained model took "
+        f"about {ratio:.2g} times as long as training our tuned model, each for its "
+        f"own number of epochs. {advice[better_model(record)]}"
+    )
 
 
 def how_far_it_goes(record, ledger):

@@ -194,6 +194,8 @@ class Trainer:
     state is left alone.
     """
 
+    bfloat16 = True  # train in it where the device computes in it
+
     def __init__(self, model, cfg, device=None):
         checked = settings(cfg)
         self.device = default_device() if device is None else torch.device(device)
@@ -233,7 +235,8 @@ class Trainer:
         gives the views of a batch: the logarithm of the mean probability over them.
         """
         X = self.prepare(X)
-        in_bfloat16 = self.model.training and has_bfloat16(self.device)
+        is_faster = self.bfloat16 and has_bfloat16(self.device)
+        in_bfloat16 = self.model.training and is_faster
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16):
             if tta is None:
                 return self.model(X).float()
@@ -422,7 +425,6 @@ class Trainer:
     def identity(self, dataset):
         """What training on `dataset` depends on: a text, the same on every machine."""
         parts = [f"{name} {describe(value)}" for name, value in self.cfg.items()]
-        parts.append("tta None []")  # the files of report/weights/ say so
         labels = get_labels(dataset).cpu().numpy().tobytes()
         digest = hashlib.sha256(labels).hexdigest()[:16]
         return f"{', '.join(parts)}; {len(dataset)} images with labels {digest}"
