@@ -519,8 +519,8 @@ def which_is_better(record):
     text = (
         f"**Which is better?** On the {where(record)}, the pretrained model reaches "
         f"{pretrained} ({spread}), our tuned model {tuned} ({tuned_spread}), and our "
-        f"model, the same network trained as long with the template's optimiser, {ours} "
-        f"(one seed). {verdict(record)}"
+        f"model, the same network trained as long with the template's optimiser, "
+        f"{ours} (one seed). {verdict(record)}"
     )
     if len(record["mcnemar"]) > 1:
         text += " ± is the standard deviation over the seeds."
@@ -541,8 +541,8 @@ def why(record, ledger):
         steps = [step for step in ladder_steps(ledger) if step.verdict() == "better"]
         most = max(steps, key=lambda step: step.gain)
         text += (
-            f" On the ladder of task 3, {most.rung} brings most: {most.gain:.2f} points "
-            "on the validation list."
+            f" On the ladder of task 3, {most.rung} brings most: {most.gain:.2f} "
+            "points on the validation list."
         )
     return text
 

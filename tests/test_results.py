@@ -58,10 +58,14 @@ def test_rows_hold_accuracies_losses_and_intervals():
     sample_scores = {"net": torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()}
     sample_labels = {"net": torch.tensor([0, 0])}  # right, wrong
     rows = results.rows(
-        sample_scores, sample_labels, test_scores, test_labels, {"net": 1}
+        sample_scores,
+        sample_labels,
+        test_scores,
+        test_labels,
+        {"net": "1", "together": "1 and 8"},
     )
     assert rows["net"] == {
-        "views": 1,
+        "views": "1",
         "training images": 2,
         "Accuracy (train)": 0.5,
         "Loss (train)": pytest.approx(-math.log(0.8 * 0.4) / 2),
@@ -71,7 +75,7 @@ def test_rows_hold_accuracies_losses_and_intervals():
         "total": 10,
         "interval": pytest.approx([0.5958, 0.9821], abs=1e-4),
     }
-    assert rows["together"]["views"] == 8
+    assert rows["together"]["views"] == "1 and 8"
     assert rows["together"]["correct"] == 1
     assert "Accuracy (train)" not in rows["together"]
 
@@ -155,7 +159,7 @@ def test_fisher_is_a_sum_of_tables(correct, wrong, other_correct, other_wrong):
 def made_up_row(correct):
     """A model that has `correct` of 200 answers right; the other numbers are fixed."""
     return {
-        "views": 8,
+        "views": "8",
         "training images": 2000,
         "Accuracy (train)": 0.875,
         "Loss (train)": 0.125,
@@ -173,7 +177,7 @@ ABOUT = {  # what both made-up records hold
         "pretrained, seed 42": [[90, 1, 0], [0, 60, 4], [2, 5, 38]],
         "tuned, seed 42": [[88, 3, 0], [4, 58, 2], [0, 1, 44]],
     },
-    "epochs": {"our model": 3, "our tuned model": 16, "pretrained model": 6},
+    "cost": {"our model": 10.0, "our tuned model": 20.0, "pretrained model": 25.0},
     "parameters": {"our tuned model": 500_000, "pretrained model": 3_000_000},
     "wrong by all": 7,
     "neighbours": {
@@ -197,6 +201,7 @@ ONE_SEED = {
     },
     "together": {"all 2 together": ["tuned, seed 42", "pretrained, seed 42"]},
     "results": {
+        "template's settings": made_up_row(100),
         "our model": made_up_row(120),
         "tuned, seed 42": made_up_row(180),
         "pretrained, seed 42": made_up_row(184),
@@ -236,6 +241,7 @@ THREE_SEEDS = {
         ],
     },
     "results": {
+        "template's settings": made_up_row(100),
         "our model": made_up_row(120),
         "tuned, train list alone": made_up_row(170),
         "tuned, seed 42": made_up_row(180),
@@ -265,6 +271,18 @@ THREE_SEEDS = {
         },
     ],
 }
+
+
+def rung(name, below, *accuracies):
+    """A made-up row of the ladder, a seed for each accuracy."""
+    return {
+        "rung": name,
+        "below": below,
+        "judged images": 5400,
+        "validation_accuracy": list(accuracies),
+    }
+
+
 LEDGER = {
     "trials": [
         {
@@ -275,7 +293,22 @@ LEDGER = {
             "validation_accuracy": [0.97],
         },
         {
+            "model": "own",
+            "seeds": [42],
+            "changes": {"epochs": 5, "batch_size": 32},
+            "images": 16200,
+            "validation_accuracy": [0.96],
+        },
+        {
+            "model": "own",
+            "seeds": [42],
+            "changes": {"epochs": 5, "batch_size": 128},
+            "images": 16200,
+            "validation_accuracy": [0.968],
+        },
+        {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": 2},
             "images": 2000,
@@ -283,6 +316,7 @@ LEDGER = {
         },
         {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": 2, "ema_decay": 0.0},
             "images": 2000,
@@ -290,6 +324,7 @@ LEDGER = {
         },
         {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": 2, "augment": "None"},
             "images": 2000,
@@ -297,11 +332,18 @@ LEDGER = {
         },
         {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": "2", "batch_size": 32},
             "images": 2000,
             "validation_accuracy": [0.900, 0.899, 0.901],
         },
+    ],
+    "ladder": [
+        rung("template's settings", "", 0.75),
+        rung("Muon", "template's settings", 0.97, 0.98),
+        rung("averaged", "Muon", 0.9725),
+        rung("plain", "Muon", 0.96),
     ],
     "test": [{"what": "full run", "looks": 10}, {"what": "earlier", "looks": 3}],
 }
@@ -315,6 +357,7 @@ def test_summary_of_one_seed():
     )
     assert found.header == ["model", "accuracy", ""]
     assert found.rows == [
+        ["template's settings", "50.00%", "one seed"],
         ["our model", "60.00%", "one seed"],
         ["our tuned model", "90.00%", "one seed"],
         ["pretrained model", "92.00%", "one seed"],
@@ -327,6 +370,7 @@ def test_summary_of_three_seeds():
     expected = "Accuracy on the test list, 200 images (EuroSAT); full run."
     assert found.caption == expected
     assert found.rows == [
+        ["template's settings", "50.00%", "one seed"],
         ["our model", "60.00%", "one seed"],
         ["our tuned model", "91.00%", "± 1.00, 3 seeds"],
         ["pretrained model", "98.00%", "± 0.00, 3 seeds"],
@@ -366,6 +410,13 @@ def test_all_results_of_one_seed():
     header = ["model", "views", "accuracy", "right answers", "95 % interval"]
     assert found.header == header
     assert found.rows == [
+        [
+            "template's settings, one seed",
+            "8",
+            "50.00%",
+            "100 of 200",
+            "50.00 to 75.00%",
+        ],
         ["our model, one seed", "8", "60.00%", "120 of 200", "50.00 to 75.00%"],
         ["tuned, seed 42", "8", "90.00%", "180 of 200", "50.00 to 75.00%"],
         ["pretrained, seed 42", "8", "92.00%", "184 of 200", "50.00 to 75.00%"],
@@ -377,6 +428,7 @@ def test_all_results_of_three_seeds_have_a_row_for_each_model():
     found = results.results_table(THREE_SEEDS)
     names = [row[0] for row in found.rows]
     assert names == [
+        "template's settings, one seed",
         "our model, one seed",
         "tuned, train list alone, one seed",
         "tuned, seed 42",
@@ -464,7 +516,7 @@ def test_published_figures_beside_three_seeds():
 
 def test_trials_have_a_row_each_with_a_verdict():
     today, earlier = results.trials_tables(LEDGER)
-    assert today.caption.startswith("1 trials of today's networks")
+    assert today.caption.startswith("Trials of today's networks")
     header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
     assert today.header == header
     assert today.rows == [
@@ -474,10 +526,26 @@ def test_trials_have_a_row_each_with_a_verdict():
             "16,200",
             "97.00",
             "one seed",
-            "one seed: open",
-        ]
+            "reference",
+        ],
+        [
+            "own",
+            "epochs 5, batch_size 32",
+            "16,200",
+            "96.00",
+            "one seed",
+            "worse (-1.00 ± 0.35)",  # the square root of (97 * 3 + 96 * 4) / 5400
+        ],
+        [
+            "own",
+            "epochs 5, batch_size 128",
+            "16,200",
+            "96.80",
+            "one seed",
+            "undecided (-0.20 ± 0.33)",
+        ],
     ]
-    assert earlier.caption.startswith("4 trials of an earlier network")
+    assert earlier.caption.startswith("Trials of earlier networks")
     spreads = [row[4] for row in earlier.rows]
     assert spreads == [
         "± 1.00, 3 seeds",
@@ -495,7 +563,7 @@ def test_trials_have_a_row_each_with_a_verdict():
 
 
 def test_a_discussion_without_a_ledger_says_nothing_of_looks():
-    text = results.discussion(ONE_SEED, {"trials": [], "test": []})
+    text = results.discussion(ONE_SEED, {"trials": [], "ladder": [], "test": []})
     assert "scores were taken" not in text
 
 
@@ -506,9 +574,30 @@ def test_a_loss_by_averaging_has_a_minus():
 
 
 def test_an_empty_ledger_has_tables_too():
-    for found in results.trials_tables({"trials": [], "test": []}):
+    empty = {"trials": [], "ladder": [], "test": []}
+    for found in [*results.trials_tables(empty), results.ladder_table(empty)]:
         assert found.rows == []
-        assert found.caption.startswith("0 trials")
+
+
+def test_the_ladder_says_what_each_rung_brings():
+    found = results.ladder_table(LEDGER)
+    assert found.rows == [
+        ["template's settings", "", "75.00", "one seed", "", ""],
+        [
+            "Muon",
+            "template's settings",
+            "97.00",
+            "97.50 ± 0.71, 2",
+            "+22.00 ± 0.63",  # the square root of (75 * 25 + 97 * 3) / 5400
+            "better",
+        ],
+        ["averaged", "Muon", "97.25", "one seed", "+0.25 ± 0.32", "undecided"],
+        ["plain", "Muon", "96.00", "one seed", "-1.00 ± 0.35", "worse"],
+    ]
+    assert results.what_pays(LEDGER) == (
+        "What pays, in points: Muon (+22.00). Undecided: averaged (+0.25). "
+        "Worse: plain (-1.00)."
+    )
 
 
 def test_copies_of_training_images_have_a_table():
@@ -529,11 +618,13 @@ def test_each_class_has_a_row():
 
 ONE_SEED_SAYS = [
     "On the validation half, 200 images (Drawn stand-in, not EuroSAT), the pretrained "
-    "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our model "
-    "with the template's optimiser, after 3 epochs, 60.00%",
+    "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our "
+    "model, the same network trained as long with the template's optimiser, 60.00% "
+    "(one seed)",
     "Whether the tuned or the pretrained model is better is undecided.",
     "and has 6 times as many parameters",
-    "(length of training, settings, first layer, views)",
+    "On the ladder of task 3, Muon brings most: 22.00 points",
+    "took about 1.2 times as long as training our tuned model",
     "we would use the smaller one",
     "pretrained, seed 42: River with Highway (9), Forest with Highway (2), "
     "Forest with River (1)",
@@ -547,7 +638,6 @@ THREE_SEEDS_SAY = [
     "the pretrained model reaches 98.00% (± 0.00, 3 seeds)",
     "our tuned model 91.00% (± 1.00, 3 seeds)",
     "± is the standard deviation over the seeds",
-    "first layer, views, number of training images)",
     "we would use the pretrained model",
     "The pretrained model is better for all 3 seeds (p < 0.01).",
     "3 tuned together 93.00% (+2.00 points); all 6 together 99.00% (+4.50 points)",
@@ -583,6 +673,7 @@ TABLES = [
     case(results.summary_table(THREE_SEEDS), id="summary, three seeds"),
     case(results.trials_tables(LEDGER)[0], id="trials"),
     case(results.trials_tables(LEDGER)[1], id="earlier trials"),
+    case(results.ladder_table(LEDGER), id="ladder"),
     case(results.leak_table(ONE_SEED), id="copies"),
 ]
 

@@ -107,7 +107,7 @@ def training_step(part2, data):
     """A whole training step of the own CNN against its bare passes."""
     some = evenly(data, TRAINED)
     cfg = part2["recipe"](some, augment=None)
-    trainer = part2["tuned_trainer"](some, cfg)
+    trainer = Trainer(part2["new_model"](part2["SEED"]), cfg)
     X, Y = get_batch(some, torch.arange(BATCH))
 
     def passes():
@@ -209,7 +209,8 @@ def accuracy(part2, data):
     validation = Subset(data, split["val"])
     tried = []
     for epochs in (1, 3, 6):
-        trainer = part2["tuned_trainer"](train, part2["recipe"](train, epochs=epochs))
+        cfg = part2["recipe"](train, epochs=epochs)
+        trainer = Trainer(part2["new_model"](part2["SEED"]), cfg)
         images = part2["rotated_copy"](train)
         start = time.monotonic()
         trainer.train(images, f"own CNN, {epochs} epochs")

@@ -17,7 +17,6 @@ test list is never read. The trial becomes a row of report/trials.json.
 import argparse
 from typing import NamedTuple
 
-import torch
 from torch.utils.data import Subset
 
 import utils
