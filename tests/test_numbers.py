@@ -7,7 +7,6 @@ or stand in FACTS.
 
 import re
 import statistics
-from pathlib import Path
 
 import nbformat
 import pytest
