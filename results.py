@@ -164,6 +164,11 @@ def show(table):
     display(bundle(table), raw=True)
 
 
+def show_text(text):
+    """Show a text in Markdown in a notebook."""
+    display({"text/markdown": text, "text/plain": text}, raw=True)
+
+
 def percent(share):
     """A share in [0, 1] as a text: 98.15%."""
     return f"{share:.2%}"
@@ -468,8 +473,9 @@ def ladder_table(ledger):
         rows.append([step.rung, step.below, accuracy, spread, gain, verdict])
     caption = (
         "The ladder. Accuracy in % on the validation list after 8 epochs on the train "
-        "list, with the first seed and as a mean over several; gain in points, with "
-        "its standard error."
+        "list, with seed 42 and as a mean over several; gain in points, with its "
+        "standard error. That is the error of the sampling of images alone: with other "
+        "seeds a gain may differ by more."
     )
     header = ["rung", "compared with", "accuracy", "seeds", "gain", "verdict"]
     return Table(caption, header, rows)
@@ -538,8 +544,7 @@ def why(record, ledger):
         "trained on the same images for as many epochs; their settings differ."
     )
     if ledger["ladder"]:
-        steps = [step for step in ladder_steps(ledger) if step.verdict() == "better"]
-        most = max(steps, key=lambda step: step.gain)
+        most = max(ladder_steps(ledger), key=lambda step: step.gain)
         text += (
             f" On the ladder of task 3, {most.rung} brings most: {most.gain:.2f} "
             "points on the validation list."
@@ -581,7 +586,8 @@ def what_averaging_brings(record):
         sentences.append(f"{name} {percent(accuracy)} ({gain} points)")
     return (
         "**What averaging brings,** beside the mean of the members: "
-        f"{'; '.join(sentences)}."
+        f"{'; '.join(sentences)}. A tenth of a point is "
+        f"{round(record['images'] / 1000)} images."
     )
 
 
@@ -616,8 +622,8 @@ def how_far_it_goes(record, ledger):
         f"**How far it goes:** the {models} tuned and pretrained models all miss the "
         f"same {record['wrong by all']:,} of {record['images']:,} images; their labels "
         "are wrong, or the images hard. Neighbouring tiles of a scene may lie on both "
-        "sides of the split, so accuracy in a new region may be lower; that is not "
-        "measured here."
+        "sides of the split, so accuracy in a new region may be lower [15]; that is "
+        "not measured here."
     )
     looks = sum(row["looks"] for row in ledger["test"])
     if looks > 0:

@@ -253,7 +253,7 @@ def compute_or_load(profile, name, identity, compute):
     return load_state(path, identity)
 
 
-def seconds_of_a_product(repeats=50):
+def seconds_of_a_product(repeats=10):
     """The time of a product of two float32 matrices (1000, 1000) here, the median."""
     matrix = torch.ones(1000, 1000)
     times = []
