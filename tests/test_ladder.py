@@ -98,19 +98,28 @@ def test_all_rungs_stand_on_record_once(short, monkeypatch):
 
 
 def test_another_seed_joins_its_row(short, monkeypatch):
-    climb(monkeypatch, "Muon")
-    rows = climb(monkeypatch, "Muon", "template's settings", "--seed", "43")
-    assert [row["rung"] for row in rows] == ["template's settings", "Muon"]
-    assert [row["seeds"] for row in rows] == [[43], [42, 43]]
-    assert len(rows[1]["validation_accuracy"]) == 2
+    climb(monkeypatch, "template's settings", "inputs standardised")
+    rows = climb(monkeypatch, "template's settings", "--seed", "43")
+    assert [row["seeds"] for row in rows] == [[42, 43], [42]]
+    assert len(rows[0]["validation_accuracy"]) == 2
 
 
 def test_a_rung_of_other_settings_is_trained_anew(short, monkeypatch):
-    climb(monkeypatch, "Muon")
+    climb(monkeypatch, "template's settings")
     monkeypatch.setattr(ladder, "EPOCHS", 2)
-    (row,) = climb(monkeypatch, "Muon", "--seed", "43")
-    assert row["seeds"] == [43]
+    (row,) = climb(monkeypatch, "template's settings")
+    assert row["seeds"] == [42]
     assert row["settings"]["epochs"] == "2"
+
+
+def test_a_rung_needs_the_one_below_it(short, monkeypatch):
+    with refused(ValueError, "'smoothed labels' is not on record: train it first"):
+        climb(monkeypatch, "Muon")
+
+
+def test_another_seed_needs_the_first_one(short, monkeypatch):
+    with refused(ValueError, '"template\'s settings" takes seed 42 first'):
+        climb(monkeypatch, "template's settings", "--seed", "43")
 
 
 def test_a_rung_that_is_none_is_refused(short, monkeypatch):

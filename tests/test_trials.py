@@ -217,7 +217,7 @@ def test_trials_need_the_published_lists(folder, monkeypatch):
     "content, words",
     [
         pytest.param("{", "report/trials.json is no JSON", id="broken off"),
-        pytest.param("[]", "report/trials.json has no list of trials", id="other"),
+        pytest.param("[]", "report/trials.json has no list 'trials'", id="other"),
     ],
 )
 def test_a_ledger_of_no_use_is_found_before_training(

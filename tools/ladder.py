@@ -22,6 +22,7 @@ from trainer import Trainer, settings
 from utils import write_whole
 
 EPOCHS = 8
+FIRST_SEED = 42  # by which gains are measured
 STEPS = {  # of the ladder, and the settings of the recipe that each of them takes over
     "template's settings": [],
     "inputs standardised": ["transform"],
@@ -94,7 +95,7 @@ def climb(rung, part2, train, validation, seed):
 
 def find_row(ledger, name):
     """The row of a rung in the ledger, None if there is none."""
-    for row in ledger.get("ladder", []):
+    for row in ledger["ladder"]:
         if row["rung"] == name:
             return row
     return None
@@ -118,11 +119,22 @@ def keep(row, names):
             *old["validation_accuracy"],
             *row["validation_accuracy"],
         ]
-    others = [other for other in ledger.get("ladder", []) if other is not old]
+    others = [other for other in ledger["ladder"] if other is not old]
     rows = [*others, row]
     rows.sort(key=lambda row: names.index(row["rung"]))
     ledger["ladder"] = rows
     write_whole(LEDGER, json_text(ledger))
+
+
+def refuse_gaps(ledger, rung, seed):
+    """ValueError unless what a gain is measured against is on record.
+
+    That is the rung below, and the first seed.
+    """
+    if rung.below and find_row(ledger, rung.below) is None:
+        raise ValueError(f"{rung.below!r} is not on record: train it first")
+    if seed != FIRST_SEED and not is_on_record(ledger, rung, FIRST_SEED):
+        raise ValueError(f"{rung.name!r} takes seed {FIRST_SEED} first")
 
 
 def main():
@@ -132,7 +144,7 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("rungs", nargs="*", metavar="RUNG")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=int, default=FIRST_SEED)
     arguments = parser.parse_args()
     trials.read_ledger()  # a fault in it is better found now than after hours
     part2 = trials.load_part2()
@@ -145,6 +157,7 @@ def main():
     for rung in rungs:
         is_asked = not arguments.rungs or rung.name in arguments.rungs
         if is_asked and not is_on_record(trials.read_ledger(), rung, arguments.seed):
+            refuse_gaps(trials.read_ledger(), rung, arguments.seed)
             row = climb(rung, part2, train, validation, arguments.seed)
             keep(row, names)
     print(f"{LEDGER} holds the ladder")

@@ -240,8 +240,9 @@ def read_ledger():
         ledger = read_json(LEDGER)
     except ValueError as error:
         raise ValueError(f"{LEDGER} is no JSON: {error}") from error
-    if "trials" not in ledger:
-        raise ValueError(f"{LEDGER} has no list of trials")
+    for name in ("trials", "ladder", "test"):
+        if name not in ledger:
+            raise ValueError(f"{LEDGER} has no list {name!r}")
     return ledger
 
 
