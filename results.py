@@ -341,17 +341,17 @@ def trials_tables(ledger):
     today = [row for row in ledger["trials"] if "earlier" not in row]
     earlier = [row for row in ledger["trials"] if "earlier" in row]
     about = "judged on the validation list, accuracy in %"
+    no_more = "which today's code cannot repeat"
     return [
-        trials_table(today, f"Trials of today's networks, {about}."),
+        trials_table(ledger, today, f"Trials of today's networks, {about}."),
         trials_table(
-            earlier,
-            f"Trials of earlier networks, which today's code cannot repeat, {about}.",
+            ledger, earlier, f"Trials of earlier networks, {no_more}, {about}."
         ),
     ]
 
 
-def trials_table(trials, caption):
-    """Rows of the ledger, with accuracies on the validation list in % and a verdict."""
+def trials_table(ledger, trials, caption):
+    """Some trials of the ledger, with accuracies in % and a verdict."""
     rows = []
     for row in trials:
         values = 100 * np.array(row["validation_accuracy"])
@@ -366,7 +366,7 @@ def trials_table(trials, caption):
                 f"{row['images']:,}",
                 f"{values.mean():.2f}",
                 spread,
-                trial_verdict(row, trials),
+                trial_verdict(row, ledger["trials"]),
             ]
         )
     header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
