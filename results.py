@@ -241,6 +241,18 @@ def leak_table(record):
     return Table(caption, header, rows)
 
 
+def grid_table(grid, rates, batches, judged):
+    """The accuracies of a grid (batch sizes, rates), on `judged` images."""
+    rows = []
+    for batch_size, accuracies in zip(batches, grid, strict=True):
+        rows.append([str(batch_size), *[percent(value) for value in accuracies]])
+    caption = (
+        f"The same as a table: accuracy on {judged:,} validation images, by batch size "
+        "(rows) and learning rate (columns)."
+    )
+    return Table(caption, ["batch size", *[str(rate) for rate in rates]], rows)
+
+
 def class_table(report, classes, model):
     """scikit-learn's report of each class, a dictionary, as a table."""
     rows = []

@@ -24,6 +24,11 @@ def symmetries(x):
     return forms
 
 
+def image_and_mirror(x):
+    """x (..., H, W) and its mirror image, left to right: a list of two."""
+    return [x, x.flip(-1)]
+
+
 def product_table():
     """The table (8, 8) of the group: table[g, h] is the symmetry "first h, then g".
 

@@ -457,7 +457,8 @@ def describe(value):
         if getattr(value, name, None) is not None:
             hidden.append(getattr(value, name))
     text = re.sub(" at 0x[0-9a-fA-F]+", "", str(value))  # addresses in memory
-    return f"{text} {hidden}"
+    in_one_line = " ".join(text.split())
+    return f"{in_one_line} {hidden}"
 
 
 def running_means(history, batches):

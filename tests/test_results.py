@@ -606,6 +606,14 @@ def test_copies_of_training_images_have_a_table():
     assert found.rows == [row]
 
 
+def test_each_point_of_the_grid_has_a_cell():
+    grid = [[0.5, 0.75], [0.9, 0.1]]
+    found = results.grid_table(grid, [0.01, 0.02], [16, 32], 5400)
+    assert found.header == ["batch size", "0.01", "0.02"]
+    assert found.rows == [["16", "50.00%", "75.00%"], ["32", "90.00%", "10.00%"]]
+    assert "5,400 validation images" in found.caption
+
+
 def test_each_class_has_a_row():
     numbers = {"precision": 0.5, "recall": 1.0, "f1-score": 2 / 3, "support": 30.0}
     report = {"Forest": numbers, "River": numbers, "accuracy": 0.7}

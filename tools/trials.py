@@ -22,7 +22,7 @@ from torch.utils.data import Subset
 import utils
 from eurosat import load_eurosat, split_eurosat
 from results import LEDGER, json_text, read_json
-from symmetry import symmetries
+from symmetry import image_and_mirror
 from tools.definitions import load_definitions
 from tools.files import command, commit
 from trainer import SETTINGS, Trainer, describe, settings
@@ -61,7 +61,7 @@ NETWORKS = {
 }
 VIEWS = {  # of an image, over which predictions are averaged
     "own": None,  # its scores are the same for all eight
-    "pretrained": symmetries,
+    "pretrained": image_and_mirror,
 }
 
 
