@@ -365,6 +365,14 @@ def test_pretrained_network_has_the_packages_weights_and_a_new_last_layer(part2,
     assert torch.equal(next(classifier.parameters()), first_stored)
 
 
+def test_images_are_resized_and_normalised_for_the_pretrained_network(part2):
+    model = part2["pretrained_model"]("tf_efficientnet_lite0", 4)
+    transform = part2["as_pretrained"](model, 96)
+    images = torch.full((2, 3, 64, 64), 0.75)
+    expected = torch.full((2, 3, 96, 96), 0.5)  # its mean and deviation are 0.5
+    assert torch.allclose(transform(images), expected)
+
+
 def test_batch_norm_ends_on_the_statistics_of_the_averaged_weights(part2):
     one_batch = tiny([0, 1] * 32, side=32)
     trainer = part2["fine_tuner"]("tf_efficientnet_lite0", n_classes=2, epochs=1)

@@ -17,6 +17,7 @@ from symmetry import (
     D4LiftingConv2d,
     D4MeanPool2d,
     division_table,
+    image_and_mirror,
     product_table,
     symmetries,
 )
@@ -78,6 +79,13 @@ def test_a_symmetry_moves_pixels_as_its_matrix_does(number, side):
     form = symmetries(image)[number]
     for before, after in zip(image.numpy(), form.numpy(), strict=True):
         assert np.array_equal(after, moved(before, MATRICES[number]))
+
+
+def test_an_image_is_paired_with_its_mirror_image():
+    image = whole_numbers(2, 3, 5)
+    one, mirrored = image_and_mirror(image)
+    assert torch.equal(one, image)
+    assert np.array_equal(mirrored.numpy(), image.numpy()[..., ::-1])
 
 
 def test_the_product_is_that_of_the_matrices():

@@ -138,6 +138,13 @@ def test_the_pretrained_network_is_named(part2):
     assert row["seeds"] == [42]
     assert row["settings"]["epochs"] == "1"
     assert "weight_decay=0.05" in row["settings"]["optimizer"]
+    assert "Resize(size=[96, 96]" in row["settings"]["transform"]
+
+
+def test_images_for_the_pretrained_network_are_resized(part2):
+    row = run_here(part2, "pretrained", epochs="1", images="12", pixels="32")
+    assert row["changes"] == {"epochs": "1", "pixels": "32"}
+    assert "Resize(size=[32, 32]" in row["settings"]["transform"]
 
 
 # --- What is refused ------------------------------------------------------------------
@@ -185,6 +192,7 @@ def test_a_line_that_names_nothing_is_refused(line, words, monkeypatch, capsys):
         pytest.param("augment", "5", "augment(images, generator)", id="number"),
         pytest.param("augment", "crop", "a function of ps2_eurosat", id="function"),
         pytest.param("transform", "Path", "transform(images)", id="what it imports"),
+        pytest.param("pixels", "64", "for pretrained alone", id="pixels of another"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(part2, name, text, words):

@@ -5,8 +5,9 @@ python -m tools.trials NETWORK [NAME=VALUE]...
 NETWORK is own (MyCNNModel with the notebook's recipe) or pretrained (the network of a
 full run, or of the variable PRETRAINED_MODEL).
 NAME is a setting of trainer.SETTINGS, images (so many of the train list, from its
-start) or seeds (joined by commas). VALUE is a number, None, or the name of a function
-or class: of the notebook, else of torch.nn or torch.optim. For example
+start), seeds (joined by commas) or, of pretrained alone, pixels (a side, to which its
+images are resized). VALUE is a number, None, or the name of a function or class: of the
+notebook, else of torch.nn or torch.optim. For example
 
 python -m tools.trials own epochs=5 images=2000 optimizer=AdamW seeds=42,43,44
 
@@ -30,6 +31,7 @@ from utils import whole_number, write_whole
 
 NOTEBOOK = "ps2_eurosat.ipynb"
 CHANGEABLE = [name for name in SETTINGS if name != "seed"]
+NAMES = [*CHANGEABLE, "images", "pixels", "seeds"]
 CALLED = {  # settings that are functions, and how the Trainer calls them
     "augment": "augment(images, generator)",
     "transform": "transform(images)",
@@ -70,7 +72,7 @@ VIEWS = {  # of an image, over which predictions are averaged
 
 def split_words(words):
     """{NAME: VALUE}, texts, of words NAME=VALUE; ValueError if one is not of use."""
-    allowed = ", ".join([*CHANGEABLE, "images", "seeds"])
+    allowed = ", ".join(NAMES)
     given = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -78,7 +80,7 @@ def split_words(words):
             raise ValueError(f"{word!r} is no NAME=VALUE; the names are {allowed}")
         if name == "seed":
             raise ValueError(f"{word!r} sets one seed: give seeds={text} in its place")
-        if name not in [*CHANGEABLE, "images", "seeds"]:
+        if name not in NAMES:
             raise ValueError(f"there is no setting {name!r}; the names are {allowed}")
         if name in given:
             raise ValueError(f"{name} is given twice")
@@ -110,6 +112,8 @@ def read_seeds(text):
 def read_setting(name, text, part2):
     """The value of a setting for a text; ValueError says what is allowed."""
     value = read_number(text)
+    if name == "pixels":
+        return whole_number("pixels", value, low=32)
     if text == "None":
         value = None
     if text in names_of(part2):
@@ -149,6 +153,10 @@ class Trial(NamedTuple):
 def read_trial(network, given, part2):
     """The Trial of {NAME: VALUE}, texts; ValueError if one is not of use."""
     typed = dict(given)
+    if "pixels" in typed and network != "pretrained":
+        raise ValueError(
+            f"pixels is for pretrained alone: {network} has no such choice"
+        )
     seeds = read_seeds(typed.pop("seeds", "42"))
     images = None
     if "images" in typed:
