@@ -228,6 +228,10 @@ class Trainer:
             X = self.transform(X)
         return X
 
+    def trains_in_bfloat16(self):
+        """Is training faster in bfloat16 on this device?"""
+        return self.bfloat16 and has_bfloat16(self.device)
+
     def scores(self, X, tta=None):
         """Scores (B, n_classes), float32, of images (B, 3, H, W), uint8 or in [0, 1].
 
@@ -235,8 +239,7 @@ class Trainer:
         gives the views of a batch: the logarithm of the mean probability over them.
         """
         X = self.prepare(X)
-        is_faster = self.bfloat16 and has_bfloat16(self.device)
-        in_bfloat16 = self.model.training and is_faster
+        in_bfloat16 = self.model.training and self.trains_in_bfloat16()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16):
             if tta is None:
                 return self.model(X).float()

@@ -269,10 +269,12 @@ def train_or_load(profile, name, trainer, dataset, validation=None):
 
     The trainer ends on the CPU, its weights rounded to half precision as they are
     stored, so that the profiles full and replay score the same network. trainer.cost is
-    the time of its training, in products of two matrices.
+    the time of its training, in products of two matrices; trainer.trained_in_bfloat16
+    says whether it computed in bfloat16.
     """
 
     def train():
+        in_bfloat16 = trainer.trains_in_bfloat16()
         start = time.monotonic()
         avg_loss, avg_acc = trainer.train(dataset, name, validation)
         seconds = time.monotonic() - start
@@ -281,10 +283,12 @@ def train_or_load(profile, name, trainer, dataset, validation=None):
             "curves": torch.tensor([avg_loss, avg_acc]),
             "validation": trainer.validation,
             "cost": seconds / seconds_of_a_product(),
+            "bfloat16": in_bfloat16,
         }
 
     stored = compute_or_load(profile, name, trainer.identity(dataset), train)
     trainer.load(stored["weights"], stored["validation"])
     trainer.cost = stored["cost"]
+    trainer.trained_in_bfloat16 = stored["bfloat16"]
     avg_loss, avg_acc = stored["curves"].tolist()
     return avg_loss, avg_acc

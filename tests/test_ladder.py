@@ -52,7 +52,7 @@ def test_the_first_rung_has_the_templates_settings(rungs):
 
 
 def test_the_last_step_has_the_recipe_of_part_2(part2, rungs):
-    last = next(rung for rung in rungs if rung.name == "Muon")
+    last = next(rung for rung in rungs if rung.name == "Muon, its rate and decay")
     assert used(last.cfg) == used(part2["recipe"](TRAIN, epochs=8))
 
 
@@ -80,12 +80,12 @@ def test_the_plain_network_starts_whitened(part2, rungs):
 def test_all_rungs_stand_on_record_once(short, monkeypatch):
     rows = climb(monkeypatch)
     assert [row["rung"] for row in rows] == [
-        "template's settings",
+        "template's settings, 8 epochs",
         "inputs standardised",
         "random windows",
         "one cycle, clipped gradients",
         "smoothed labels",
-        "Muon",
+        "Muon, its rate and decay",
         "averaged weights",
         "plain network, whitened, averaged, eight views",
     ]
@@ -98,28 +98,28 @@ def test_all_rungs_stand_on_record_once(short, monkeypatch):
 
 
 def test_another_seed_joins_its_row(short, monkeypatch):
-    climb(monkeypatch, "template's settings", "inputs standardised")
-    rows = climb(monkeypatch, "template's settings", "--seed", "43")
+    climb(monkeypatch, "template's settings, 8 epochs", "inputs standardised")
+    rows = climb(monkeypatch, "template's settings, 8 epochs", "--seed", "43")
     assert [row["seeds"] for row in rows] == [[42, 43], [42]]
     assert len(rows[0]["validation_accuracy"]) == 2
 
 
 def test_a_rung_of_other_settings_is_trained_anew(short, monkeypatch):
-    climb(monkeypatch, "template's settings")
+    climb(monkeypatch, "template's settings, 8 epochs")
     monkeypatch.setattr(ladder, "EPOCHS", 2)
-    (row,) = climb(monkeypatch, "template's settings")
+    (row,) = climb(monkeypatch, "template's settings, 8 epochs")
     assert row["seeds"] == [42]
     assert row["settings"]["epochs"] == "2"
 
 
 def test_a_rung_needs_the_one_below_it(short, monkeypatch):
     with refused(ValueError, "'smoothed labels' is not on record: train it first"):
-        climb(monkeypatch, "Muon")
+        climb(monkeypatch, "Muon, its rate and decay")
 
 
 def test_another_seed_needs_the_first_one(short, monkeypatch):
-    with refused(ValueError, '"template\'s settings" takes seed 42 first'):
-        climb(monkeypatch, "template's settings", "--seed", "43")
+    with refused(ValueError, '"template\'s settings, 8 epochs" takes seed 42 first'):
+        climb(monkeypatch, "template's settings, 8 epochs", "--seed", "43")
 
 
 def test_a_rung_that_is_none_is_refused(short, monkeypatch):

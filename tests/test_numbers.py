@@ -48,12 +48,27 @@ def mean_and_spread(kind):
     return [f"{mean:.2f}", f"{statistics.stdev(values):.2f}", str(len(values))]
 
 
-def which_is_better():
+def bound_of(p_value):
+    """The smallest usual bound above a p-value, as a text."""
+    return str(min(bound for bound in (0.001, 0.01, 0.05) if p_value < bound))
+
+
+def ahead():
+    """How far the pretrained model is ahead on average: points, images."""
+    means = {}
+    for kind, names in RECORD["seeds of"].items():
+        means[kind] = statistics.mean(
+            RECORD["results"][name]["correct"] for name in names
+        )
+    images = abs(means["pretrained model"] - means["our tuned model"])
+    return [f"{100 * images / RECORD['images']:.2f}", f"{images:.0f}"]
+
+
+def in_short():
     largest = max(row["p"] for row in RECORD["mcnemar"])
-    bounds = [bound for bound in (0.001, 0.01, 0.05) if largest < bound]
     verdict = []
-    if bounds:
-        verdict = [str(len(RECORD["mcnemar"])), str(min(bounds))]
+    if largest < 0.05:
+        verdict = [str(len(RECORD["mcnemar"])), bound_of(largest), *ahead()]
     return [
         str(RECORD["images"]),
         *mean_and_spread("pretrained model"),
@@ -66,43 +81,67 @@ def which_is_better():
 def why():
     parameters = RECORD["parameters"]
     ratio = parameters["pretrained model"] / parameters["our tuned model"]
+    first = RECORD["seeds of"]["our tuned model"][0]
+    learnt = 100 * RECORD["results"][first]["Accuracy (train)"]
+    settings = accuracy(first) - accuracy("our model")
+    chance = bound_of(RECORD["mcnemar of tuning"]["p"])
     reached = {}
     gains = []
     for row in LEDGER["ladder"]:
         reached[row["rung"]] = 100 * row["validation_accuracy"][0]
-        if row["below"]:
-            gains.append(reached[row["rung"]] - reached[row["below"]])
-    return [f"{ratio:.0f}", "3", f"{max(gains):.2f}"]  # the ladder is in task 3
+        if row["below"] and row["in recipe"]:
+            gains.append((reached[row["rung"]] - reached[row["below"]], row["rung"]))
+    gain, rung = max(gains)
+    ladder = ["3", *numbers(rung), signed(gain)]  # the ladder is in task 3
+    return [f"{ratio:.0f}", f"{learnt:.2f}", signed(settings), chance, *ladder]
 
 
 def which_classes():
     found = []
-    for name, matrix in RECORD["confusion"].items():
-        pairs = []
-        for one in range(10):
-            for other in range(one):
-                pairs.append(matrix[one][other] + matrix[other][one])
-        most = sorted(pairs, reverse=True)[:3]
-        found += [*numbers(name), *[str(images) for images in most]]
+    for name in RECORD["confusion"]:
+        found += numbers(name)
+    totals = {}  # of both matrices, by the pair of classes
+    for one in range(10):
+        for other in range(one + 1, 10):
+            counts = []
+            for matrix in RECORD["confusion"].values():
+                counts.append(matrix[one][other] + matrix[other][one])
+            totals[one, other] = counts
+    most = sorted(totals.values(), key=sum, reverse=True)[:4]  # the first, if equal
+    for counts in most:
+        found += [str(count) for count in counts]
     return found
 
 
 def what_averaging_brings():
     found = []
+    best = max(RECORD["together"], key=accuracy)
+    in_vain = []
     for name, members in RECORD["together"].items():
         alone = statistics.mean(accuracy(member) for member in members)
         gain = accuracy(name) - alone
         found += [*numbers(name), f"{accuracy(name):.2f}", signed(gain)]
-    return [*found, f"{RECORD['images'] / 1000:.0f}"]
+        if gain < 0.1:
+            in_vain += numbers(name)
+    found += numbers(best)
+    if in_vain:
+        found += ["0.1", f"{RECORD['images'] / 1000:.0f}", *in_vain]
+    return found
 
 
 def what_it_costs():
     found = []
-    for parameters in RECORD["parameters"].values():
+    for kind, parameters in RECORD["parameters"].items():
         found += [f"{parameters / 1e6:.2f}", f"{2 * parameters / 1e6:.1f}"]
-    cost = RECORD["cost"]
-    ratio = cost["pretrained model"] / cost["our tuned model"]
-    return [*found, f"{ratio:.2g}"]
+        found.append(f"{RECORD['multiply-adds'][kind] / 1e6:.0f}")
+    found.append("1000")  # rows of a matrix
+    own = RECORD["cost"]["our tuned model"]
+    pretrained = RECORD["cost"]["pretrained model"]
+    for costs in (own, pretrained):
+        ends = [f"{float(f'{cost:.2g}'):.0f}" for cost in (min(costs), max(costs))]
+        found += sorted(set(ends), key=float)
+    ratio = statistics.median(pretrained) / statistics.median(own)
+    return [*found, f"{ratio:.1f}"]
 
 
 def how_far_it_goes():
@@ -113,7 +152,7 @@ def how_far_it_goes():
 
 
 PARAGRAPHS = [
-    which_is_better,
+    in_short,
     why,
     which_classes,
     what_averaging_brings,

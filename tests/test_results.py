@@ -172,12 +172,28 @@ def made_up_row(correct):
 
 
 ABOUT = {  # what both made-up records hold
-    "classes": ["Forest", "River", "Highway"],
+    "classes": ["Forest", "Highway", "River"],
     "confusion": {
         "pretrained, seed 42": [[90, 1, 0], [0, 60, 4], [2, 5, 38]],
         "tuned, seed 42": [[88, 3, 0], [4, 58, 2], [0, 1, 44]],
     },
-    "cost": {"our model": 10.0, "our tuned model": 20.0, "pretrained model": 25.0},
+    "cost": {
+        "our model": [10_111.0],
+        "our tuned model": [19_000.0, 20_000.0, 20_400.0],
+        "pretrained model": [25_000.0],
+    },
+    "multiply-adds": {"our tuned model": 60_400_000, "pretrained model": 300_000_000},
+    "epochs": {
+        "template's settings": 1,
+        "our model": 16,
+        "our tuned model": 16,
+        "pretrained model": 6,
+    },
+    "mcnemar of tuning": {
+        "models": ["our model", "tuned, seed 42"],
+        "right alone": [10, 70],
+        "p": 1e-9,
+    },
     "parameters": {"our tuned model": 500_000, "pretrained model": 3_000_000},
     "wrong by all": 7,
     "neighbours": {
@@ -273,11 +289,12 @@ THREE_SEEDS = {
 }
 
 
-def rung(name, below, *accuracies):
+def rung(name, below, *accuracies, in_recipe=True):
     """A made-up row of the ladder, a seed for each accuracy."""
     return {
         "rung": name,
         "below": below,
+        "in recipe": in_recipe,
         "judged images": 5400,
         "validation_accuracy": list(accuracies),
     }
@@ -342,8 +359,8 @@ LEDGER = {
     "ladder": [
         rung("template's settings", "", 0.75),
         rung("Muon", "template's settings", 0.97, 0.98),
-        rung("averaged", "Muon", 0.9725),
-        rung("plain", "Muon", 0.96),
+        rung("averaged", "Muon", 0.9725, in_recipe=False),
+        rung("plain", "Muon", 0.96, in_recipe=False),
     ],
     "test": [{"what": "full run", "looks": 10}, {"what": "earlier", "looks": 3}],
 }
@@ -357,10 +374,10 @@ def test_summary_of_one_seed():
     )
     assert found.header == ["model", "accuracy", ""]
     assert found.rows == [
-        ["template's settings", "50.00%", "one seed"],
-        ["our model", "60.00%", "one seed"],
-        ["our tuned model", "90.00%", "one seed"],
-        ["pretrained model", "92.00%", "one seed"],
+        ["template's settings, 1 epoch", "50.00%", "one seed"],
+        ["our model, 16 epochs", "60.00%", "one seed"],
+        ["our tuned model, 16 epochs", "90.00%", "one seed"],
+        ["pretrained model, 6 epochs", "92.00%", "one seed"],
         ["all 2 together", "93.00%", ""],
     ]
 
@@ -370,10 +387,10 @@ def test_summary_of_three_seeds():
     expected = "Accuracy on the test list, 200 images (EuroSAT); full run."
     assert found.caption == expected
     assert found.rows == [
-        ["template's settings", "50.00%", "one seed"],
-        ["our model", "60.00%", "one seed"],
-        ["our tuned model", "91.00%", "± 1.00, 3 seeds"],
-        ["pretrained model", "98.00%", "± 0.00, 3 seeds"],
+        ["template's settings, 1 epoch", "50.00%", "one seed"],
+        ["our model, 16 epochs", "60.00%", "one seed"],
+        ["our tuned model, 16 epochs", "91.00%", "± 1.00, 3 seeds"],
+        ["pretrained model, 6 epochs", "98.00%", "± 0.00, 3 seeds"],
         ["3 tuned together", "93.00%", ""],
         ["all 6 together", "99.00%", ""],
     ]
@@ -444,34 +461,42 @@ def test_all_results_of_three_seeds_have_a_row_for_each_model():
 
 def test_mcnemars_table_of_one_seed():
     found = results.mcnemar_table(ONE_SEED)
-    assert "is better is undecided." in found.caption
-    assert found.rows == [["tuned, seed 42 / pretrained, seed 42", "4", "8", "0.39"]]
+    assert "is better is undecided" in found.caption
+    assert found.rows == [
+        ["tuned, seed 42 / pretrained, seed 42", "4", "8", "0.39"],
+        ["our model / tuned, seed 42", "10", "70", "1e-09"],
+    ]
 
 
 def test_mcnemars_table_of_three_seeds():
     found = results.mcnemar_table(THREE_SEEDS)
-    sentence = "The pretrained model is better for all 3 seeds (p < 0.01)."
-    assert sentence in found.caption
+    sentence = "The pretrained model is better for all 3 seeds"
+    assert found.caption == f"{sentence} (McNemar's exact test, p < 0.01)."
     assert found.rows == [
         ["tuned, seed 42 / pretrained, seed 42", "0", "16", "3e-05"],
         ["tuned, seed 43 / pretrained, seed 43", "2", "14", "0.0042"],
         ["tuned, seed 44 / pretrained, seed 44", "3", "17", "0.0026"],
+        ["our model / tuned, seed 42", "10", "70", "1e-09"],
     ]
 
 
-UNDECIDED = "Whether the tuned or the pretrained model is better is undecided."
+UNDECIDED = (
+    "Whether the tuned or the pretrained model is better is undecided "
+    "(McNemar's exact test)."
+)
 PRETRAINED = "The pretrained model is better for"
 TUNED = "The tuned model is better for"
+BELOW = "(McNemar's exact test, p <"
 VERDICTS = [  # p and the images that one of two models alone gets right, for each seed
-    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed (p < 0.05).", id="one"),
+    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed {BELOW} 0.05).", id="one"),
     case(
         [(0.01, 1, 9), (0.049, 2, 9)],
-        f"{PRETRAINED} all 2 seeds (p < 0.05).",
+        f"{PRETRAINED} all 2 seeds {BELOW} 0.05).",
         id="all below 0.05",
     ),
     case(
         [(0.009, 9, 1), (0.002, 9, 0)],
-        f"{TUNED} all 2 seeds (p < 0.01).",
+        f"{TUNED} all 2 seeds {BELOW} 0.01).",
         id="the other one",
     ),
     case([(0.01, 1, 9), (0.05, 2, 9)], UNDECIDED, id="one at 0.05"),
@@ -534,7 +559,7 @@ def test_trials_have_a_row_each_with_a_verdict():
             "16,200",
             "96.00",
             "one seed",
-            "worse (-1.00 ± 0.35)",  # the square root of (97 * 3 + 96 * 4) / 5400
+            "worse (−1.00 ± 0.35)",  # the square root of (97 * 3 + 96 * 4) / 5400
         ],
         [
             "own",
@@ -542,10 +567,10 @@ def test_trials_have_a_row_each_with_a_verdict():
             "16,200",
             "96.80",
             "one seed",
-            "undecided (-0.20 ± 0.33)",
+            "undecided (−0.20 ± 0.33)",
         ],
     ]
-    assert earlier.caption.startswith("Trials of earlier networks")
+    assert earlier.caption.startswith("Earlier trials, which")
     spreads = [row[4] for row in earlier.rows]
     assert spreads == [
         "± 1.00, 3 seeds",
@@ -556,9 +581,9 @@ def test_trials_have_a_row_each_with_a_verdict():
     verdicts = [row[5] for row in earlier.rows]
     assert verdicts == [
         "reference",
-        "undecided (-2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
+        "undecided (−2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
         "undecided (+0.00 ± 0.58)",
-        "worse (-8.00 ± 0.58)",
+        "worse (−8.00 ± 0.58)",
     ]
 
 
@@ -571,6 +596,26 @@ def test_a_loss_by_averaging_has_a_minus():
     record = {**ONE_SEED, "results": {**ONE_SEED["results"]}}
     record["results"]["all 2 together"] = made_up_row(181)
     assert "(−0.50 points)" in results.discussion(record, LEDGER)
+
+
+def test_a_small_gain_by_averaging_is_called_nothing():
+    record = {**ONE_SEED, "results": {**ONE_SEED["results"]}}
+    record["results"]["all 2 together"] = made_up_row(182)  # as its members on average
+    text = results.discussion(record, LEDGER)
+    assert "Below 0.1 points, 0 images, we call a gain nothing: so for all 2" in text
+    assert "nothing" not in results.what_averaging_brings(ONE_SEED)
+
+
+def test_without_a_rung_that_pays_the_discussion_names_none():
+    ledger = {**LEDGER, "ladder": [LEDGER["ladder"][0]]}
+    assert "ladder" not in results.discussion(ONE_SEED, ledger)
+
+
+def test_a_p_value_is_given_by_its_bound():
+    assert results.in_bounds(0.0009) == "p < 0.001"
+    assert results.in_bounds(0.001) == "p < 0.01"
+    assert results.in_bounds(0.05) == "p = 0.05"
+    assert results.in_bounds(0.382) == "p = 0.38"
 
 
 def test_an_empty_ledger_has_tables_too():
@@ -592,11 +637,11 @@ def test_the_ladder_says_what_each_rung_brings():
             "better",
         ],
         ["averaged", "Muon", "97.25", "one seed", "+0.25 ± 0.32", "undecided"],
-        ["plain", "Muon", "96.00", "one seed", "-1.00 ± 0.35", "worse"],
+        ["plain", "Muon", "96.00", "one seed", "−1.00 ± 0.35", "worse"],
     ]
     assert results.what_pays(LEDGER) == (
-        "What pays, in points: Muon (+22.00). Undecided: averaged (+0.25). "
-        "Worse: plain (-1.00)."
+        "With seed 42, in points, these pay: Muon (+22.00). Undecided: none. Worse: "
+        "none. Not in the recipe: averaged (+0.25, undecided); plain (−1.00, worse)."
     )
 
 
@@ -625,20 +670,23 @@ def test_each_class_has_a_row():
 
 
 ONE_SEED_SAYS = [
-    "On the validation half, 200 images (Drawn stand-in, not EuroSAT), the pretrained "
+    "**In short:** on the validation half, 200 images (Drawn stand-in, not EuroSAT), "
+    "the pretrained "
     "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our "
-    "model, the same network trained as long with the template's optimiser, 60.00% "
-    "(one seed)",
-    "Whether the tuned or the pretrained model is better is undecided.",
-    "and has 6 times as many parameters",
-    "On the ladder of task 3, Muon brings most: 22.00 points",
-    "took about 1.2 times as long as training our tuned model",
+    "model 60.00% (one seed).",
+    UNDECIDED,
     "we would use the smaller one",
-    "pretrained, seed 42: River with Highway (9), Forest with Highway (2), "
-    "Forest with River (1)",
-    "tuned, seed 42: Forest with River (7), River with Highway (3). The matrix",
-    "all 2 together 93.00% (+2.00 points)",
-    "our tuned model 0.50 million parameters, 1.0 MB in half precision",
+    "It also has 6 times as many parameters",
+    "gets 87.50% of a sample of its training images right",
+    "its settings bring +30.00 points (first seed, McNemar's exact test, p < 0.001)",
+    "the rung that brings most is: Muon (+22.00 points on the validation list)",
+    "by pretrained, seed 42 and by tuned, seed 42: Highway with River (9 and 3); "
+    "Forest with Highway (1 and 7); Forest with River (2 and 0).",
+    "Highway and River: both are bands a few pixels wide.",
+    "all 2 together 93.00% (+2.00 points). The best of these is all 2 together.",
+    "our tuned model 0.50 million parameters, 1.0 MB in half precision, 60 million "
+    "multiplications to classify an image",
+    "our tuned model 19,000 to 20,000, the pretrained model 25,000, roughly 1.2 times",
     "the 2 tuned and pretrained models all miss the same 7 of 200 images",
     "13 scores were taken on the published test list",
 ]
@@ -646,9 +694,11 @@ THREE_SEEDS_SAY = [
     "the pretrained model reaches 98.00% (± 0.00, 3 seeds)",
     "our tuned model 91.00% (± 1.00, 3 seeds)",
     "± is the standard deviation over the seeds",
-    "we would use the pretrained model",
-    "The pretrained model is better for all 3 seeds (p < 0.01).",
+    "The pretrained model is better for all 3 seeds (McNemar's exact test, p < 0.01). "
+    "It is ahead by 7.00 points, or 14 images, on average.",
+    "Where such weights may be used, we would use it",
     "3 tuned together 93.00% (+2.00 points); all 6 together 99.00% (+4.50 points)",
+    "The best of these is all 6 together.",
 ]
 
 

@@ -24,12 +24,12 @@ from utils import write_whole
 EPOCHS = 8
 FIRST_SEED = 42  # by which gains are measured
 STEPS = {  # of the ladder, and the settings of the recipe that each of them takes over
-    "template's settings": [],
+    "template's settings, 8 epochs": [],
     "inputs standardised": ["transform"],
     "random windows": ["augment"],
     "one cycle, clipped gradients": ["warmup", "max_grad_norm"],
     "smoothed labels": ["criterion"],
-    "Muon": ["optimizer", "learning_rate"],
+    "Muon, its rate and decay": ["optimizer", "learning_rate"],
 }
 
 
@@ -39,6 +39,7 @@ class Rung(NamedTuple):
     name: str
     below: str  # the name of the rung that it changes; "" for the first
     cfg: dict
+    in_recipe: bool = True
     is_plain: bool = False  # the plain network in the place of MyCNNModel
 
 
@@ -55,8 +56,8 @@ def make_rungs(part2, train):
     averaged = {**cfg, "ema_decay": 0.998}
     turned = {**averaged, "augment": part2["random_symmetry_and_window"]}
     plain = "plain network, whitened, averaged, eight views"
-    rungs.append(Rung("averaged weights", below, averaged))
-    rungs.append(Rung(plain, below, turned, is_plain=True))
+    rungs.append(Rung("averaged weights", below, averaged, in_recipe=False))
+    rungs.append(Rung(plain, below, turned, in_recipe=False, is_plain=True))
     return rungs
 
 
@@ -84,6 +85,7 @@ def climb(rung, part2, train, validation, seed):
     return {
         "rung": rung.name,
         "below": rung.below,
+        "in recipe": rung.in_recipe,
         "settings": trials.as_texts(trainer.cfg),
         "images": len(train),
         "judged images": len(validation),
