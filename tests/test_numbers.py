@@ -175,8 +175,8 @@ def test_the_discussion_says_what_the_record_gives(place):
 # outputs, made by code.
 FACTS = {
     "title": (
-        "course, parts, EuroSAT's size, points of the tasks",
-        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 5",
+        "course, parts, EuroSAT's size, points of the tasks, dates",
+        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 17 2025 29 2026 5",
     ),
     "about-parameters": ("a reference", "2"),
     "about-classes": ("the width of a pixel in metres", "10"),
@@ -187,14 +187,15 @@ FACTS = {
     "task-2": ("the assignment's", "2 15"),
     "about-symmetry": ("a name, references", "4 13 14"),
     "about-model": ("references, sizes of the network", "3 3 6 6 2 60"),
-    "about-template": ("the template's settings", "0.001 64"),
+    "about-final-part": ("what SIZES holds out", "600"),
+    "about-template": ("the template's settings, a task", "0.001 64 1"),
     "about-our-model": ("tasks", "3 3"),
     "task-3": ("points, a reference, names of number formats", "3 10 4 16 32"),
     "about-choice": ("batch sizes of the grid", "64 16"),
     "about-ladder": ("epochs of a rung", "8"),
     "about-trials": ("a task, a bound, channels of a network", "4 0.05 48"),
-    "about-filters": ("a part, a question of it", "1 1 1.2"),
-    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 64 64"),
+    "about-filters": ("a part, a question of it", "1 1.2"),
+    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 64 64 3"),
     "task-5": ("points, the level of an interval", "5 5 95"),
     "beyond": ("the name of a number format", "16"),
     "about-published": (
