@@ -385,13 +385,13 @@ def trials_tables(ledger):
     about = "judged on the validation list, accuracy in %"
     no_more = "which today's code cannot repeat"
     return [
-        trials_table(today, f"Trials of today's networks, {about}."),
-        trials_table(earlier, f"Earlier trials, {no_more}, {about}."),
+        trials_table(today, today, f"Trials of today's networks, {about}."),
+        trials_table(earlier, today + earlier, f"Earlier trials, {no_more}, {about}."),
     ]
 
 
-def trials_table(trials, caption):
-    """Some trials of the ledger, with accuracies in % and a verdict."""
+def trials_table(trials, references, caption):
+    """Some trials, with accuracies in % and a verdict by the first of `references`."""
     rows = []
     for row in trials:
         values = 100 * np.array(row["validation_accuracy"])
@@ -406,7 +406,7 @@ def trials_table(trials, caption):
                 f"{row['images']:,}",
                 f"{values.mean():.2f}",
                 spread,
-                trial_verdict(row, trials),
+                trial_verdict(row, references),
             ]
         )
     header = ["network", "settings", "images", "accuracy", "spread", "verdict"]

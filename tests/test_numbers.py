@@ -193,7 +193,7 @@ FACTS = {
     "task-3": ("points, a reference, names of number formats", "3 10 4 16 32"),
     "about-choice": ("batch sizes of the grid", "64 16"),
     "about-ladder": ("epochs of a rung", "8"),
-    "about-trials": ("a task, a bound, channels of a network", "4 0.05 48"),
+    "about-trials": ("a task, a bound, channels of a network, epochs", "4 0.05 48 8"),
     "about-filters": ("a part, a question of it", "1 1.2"),
     "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 64 64 3"),
     "task-5": ("points, the level of an interval", "5 5 95"),
