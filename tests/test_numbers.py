@@ -195,7 +195,7 @@ FACTS = {
     "about-ladder": ("epochs of a rung", "8"),
     "about-trials": ("a task, a bound, channels of a network, epochs", "4 0.05 48 8"),
     "about-filters": ("a part, a question of it", "1 1.2"),
-    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 64 64 3"),
+    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 3 64 64"),
     "task-5": ("points, the level of an interval", "5 5 95"),
     "beyond": ("the name of a number format", "16"),
     "about-published": (
