@@ -278,10 +278,14 @@ def class_table(report, classes, model):
     return Table(caption, ["class", "precision", "recall", "F1", "images"], rows)
 
 
+def accuracies_of(record, names):
+    """The test accuracies of some models."""
+    return [record["results"][name]["Accuracy (test)"] for name in names]
+
+
 def mean_over_seeds(record, kind):
     """(mean test accuracy, its spread) of a kind of model, as texts."""
-    names = record["seeds of"][kind]
-    values = [record["results"][name]["Accuracy (test)"] for name in names]
+    values = accuracies_of(record, record["seeds of"][kind])
     mean = percent(np.mean(values))
     if len(values) == 1:
         return mean, "one seed"
@@ -605,8 +609,7 @@ def points_ahead(record):
     """How far the pretrained model is ahead of the tuned one: means over seeds."""
     means = {}
     for kind, names in record["seeds of"].items():
-        values = [record["results"][name]["Accuracy (test)"] for name in names]
-        means[kind] = 100 * np.mean(values)
+        means[kind] = 100 * np.mean(accuracies_of(record, names))
     return means["pretrained model"] - means["our tuned model"]
 
 
@@ -673,8 +676,8 @@ def what_averaging_brings(record):
     in_vain = []
     for name, members in record["together"].items():
         accuracy = record["results"][name]["Accuracy (test)"]
-        alone = [record["results"][member]["Accuracy (test)"] for member in members]
-        gain = 100 * (accuracy - np.mean(alone))
+        alone = np.mean(accuracies_of(record, members))
+        gain = 100 * (accuracy - alone)
         sentences.append(f"{name} {percent(accuracy)} ({signed(gain)} points)")
         if gain < NOTHING:
             in_vain.append(name)
