@@ -176,7 +176,7 @@ def test_the_discussion_says_what_the_record_gives(place):
 FACTS = {
     "title": (
         "course, parts, EuroSAT's size, points of the tasks, dates",
-        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 17 2025 29 2026 5",
+        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 17 2025 30 2026 5",
     ),
     "about-parameters": ("a reference", "2"),
     "about-classes": ("the width of a pixel in metres", "10"),
@@ -192,7 +192,7 @@ FACTS = {
     "about-our-model": ("tasks", "3 3"),
     "task-3": ("points, a reference, names of number formats", "3 10 4 16 32"),
     "about-choice": ("batch sizes of the grid", "64 16"),
-    "about-ladder": ("epochs of a rung", "8"),
+    "about-ladder": ("epochs of a rung", "8 8"),
     "about-trials": ("a task, a bound, channels of a network, epochs", "4 0.05 48 8"),
     "about-filters": ("a part, a question of it", "1 1.2"),
     "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 3 64 64"),
