@@ -191,7 +191,7 @@ FACTS = {
     "about-template": ("the template's settings, a task", "0.001 64 1"),
     "about-our-model": ("tasks", "3 3"),
     "task-3": ("points, a reference, names of number formats", "3 10 4 16 32"),
-    "about-choice": ("batch sizes of the grid", "64 16"),
+    "about-choice": ("the template's batch size", "64"),
     "about-ladder": ("epochs of a rung", "8 8"),
     "about-trials": ("a task, a bound, channels of a network, epochs", "4 0.05 48 8"),
     "about-filters": ("a part, a question of it", "1 1.2"),
