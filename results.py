@@ -7,6 +7,7 @@ notebook and as text for README.md, so that all of them say the same.
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,11 +143,16 @@ class Table(NamedTuple):
 
 def as_markdown(table):
     """The table in Markdown, its caption in italics below it; numbers to the right."""
-    lines = [markdown_line(table.header)]
-    lines.append(markdown_line(["---", *["---:"] * (len(table.header) - 1)]))
-    for row in table.rows:
-        lines.append(markdown_line(row))
+    columns = zip(table.header, *table.rows, strict=True)
+    rules = [column_rule(texts) for _, *texts in columns]
+    lines = [markdown_line(row) for row in (table.header, rules, *table.rows)]
     return "\n".join([*lines, "", f"*{table.caption}*"])
+
+
+def column_rule(texts):
+    """What stands below a column's name in Markdown: a colon puts numbers right."""
+    are_numbers = all(re.match(r"[\d+−-]|$", text) for text in texts)
+    return "---:" if are_numbers else "---"
 
 
 def markdown_line(texts):
@@ -621,15 +627,19 @@ def why(record, ledger):
     ours = record["results"]["our model"]
     gain = 100 * (tuned["Accuracy (test)"] - ours["Accuracy (test)"])
     chance = in_bounds(record["mcnemar of tuning"]["p"])
+    learnt = tuned["Accuracy (train)"]
+    meaning = "so it hardly lacks capacity"
+    if learnt < 0.99:
+        meaning = "so it is not trained to its end"
     text = (
         "**Why?** The pretrained model starts from features learnt on the photographs "
         f"of ImageNet, ours from random weights. It also has {pretrained / own:.0f} "
         "times as many parameters, and in a full run sees enlarged images; we did not "
         "separate these causes. But our tuned model gets "
-        f"{percent(tuned['Accuracy (train)'])} of a sample of its training images "
-        "right, so it hardly lacks capacity. Our tuned model and our model are the "
-        "same network, trained on the same images for as many epochs; its settings "
-        f"bring {signed(gain)} points (first seed, McNemar's exact test, {chance})."
+        f"{percent(learnt)} of a sample of its training images right, {meaning}. Our "
+        "tuned model and our model are the same network, trained on the same images "
+        "for as many epochs; its settings bring "
+        f"{signed(gain)} points (first seed, McNemar's exact test, {chance})."
     )
     paying = [
         step
@@ -660,13 +670,13 @@ def which_classes(record):
         counts = " and ".join(str(images[place]) for images in both_ways)
         pairs.append(f"{one} with {other} ({counts})")
         if (one, other) in LOOK_ALIKE:
-            reasons.append(f"{one} and {other}: {LOOK_ALIKE[one, other]}")
+            reasons.append(f"{one} with {other}, as {LOOK_ALIKE[one, other]}")
     text = (
         "**On which classes?** The pairs that are confused most, with the number of "
         f"images by {' and by '.join(record['confusion'])}: {in_a_list(pairs)}."
     )
     if reasons:
-        text += f" Seen from above at ten metres a pixel, {in_a_list(reasons)}."
+        text += f" Why these, at ten metres a pixel? {in_a_list(reasons)}."
     return text
 
 

@@ -175,8 +175,8 @@ def test_the_discussion_says_what_the_record_gives(place):
 # outputs, made by code.
 FACTS = {
     "title": (
-        "course, parts, EuroSAT's size, points of the tasks, dates",
-        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 17 2025 30 2026 5",
+        "course, parts, size of EuroSAT, points, minutes and hours of profiles, dates",
+        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 4 2 5 2 5 17 2025 30 2026 5",
     ),
     "about-parameters": ("a reference", "2"),
     "about-classes": ("the width of a pixel in metres", "10"),
@@ -195,7 +195,7 @@ FACTS = {
     "about-ladder": ("epochs of a rung", "8 8"),
     "about-trials": ("a task, a bound, channels of a network, epochs", "4 0.05 48 8"),
     "about-filters": ("a part, a question of it", "1 1.2"),
-    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 3 64 64"),
+    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 3 64 64 0"),
     "task-5": ("points, the level of an interval", "5 5 95"),
     "beyond": ("the name of a number format", "16"),
     "about-published": (

@@ -682,7 +682,7 @@ ONE_SEED_SAYS = [
     "the rung that brings most is: Muon (+22.00 points on the validation list)",
     "by pretrained, seed 42 and by tuned, seed 42: Highway with River (9 and 3); "
     "Forest with Highway (1 and 7); Forest with River (2 and 0).",
-    "Highway and River: both are bands a few pixels wide.",
+    "Highway with River, as both are bands a few pixels wide.",
     "all 2 together 93.00% (+2.00 points). The best of these is all 2 together.",
     "our tuned model 0.50 million parameters, 1.0 MB in half precision, 60 million "
     "multiplications to classify an image",
@@ -747,8 +747,15 @@ def test_markdown_holds_the_header_and_the_rows(shown):
         rows.append(line[2:-2].split(" | "))
     header, alignment, *others = rows
     assert header == shown.header
-    assert alignment == ["---"] + ["---:"] * (len(header) - 1)
+    assert len(alignment) == len(header)
     assert others == shown.rows
+
+
+def test_markdown_puts_columns_of_numbers_to_the_right():
+    rows = [["3 together", "98.15%", "", "one seed"], ["first", "7", "−0.25 ± 0.1", ""]]
+    shown = results.Table("A caption.", ["model", "accuracy", "gain", "of"], rows)
+    _, rule, *_ = results.as_markdown(shown).split("\n")
+    assert rule == "| --- | ---: | ---: | --- |"
 
 
 @table("shown", TABLES)
