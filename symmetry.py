@@ -1,6 +1,6 @@
-"""A network that treats an image and its rotations and mirror images alike.
+"""Convolutions that treat an image and its rotations and mirror images alike.
 
-Used by tools/trials.py, as the network `symmetric`. A square has eight symmetries: four
+Used by ps2_eurosat.ipynb, tools/ and tests/. A square has eight symmetries: four
 rotations, each also mirrored. Together they are the dihedral group D4. See T. S. Cohen
 and M. Welling, Group equivariant convolutional networks, ICML 2016.
 """
@@ -24,6 +24,11 @@ def symmetries(x):
     return forms
 
 
+def image_and_mirror(x):
+    """x (..., H, W) and its mirror image, left to right: a list of two."""
+    return [x, x.flip(-1)]
+
+
 def product_table():
     """The table (8, 8) of the group: table[g, h] is the symmetry "first h, then g".
 
@@ -42,9 +47,7 @@ def product_table():
 
 def division_table():
     """The table (8, 8) with table[g, h] = q, where "first q, then g" is h."""
-    return product_table().argsort(
-        dim=1
-    )  # in row g of the products, h stands at place q
+    return product_table().argsort(dim=1)  # in row g of the products, h is at place q
 
 
 # --- The layers -----------------------------------------------------------------------
@@ -141,51 +144,3 @@ class D4MeanPool2d(nn.Module):
     def forward(self, x):
         orientations = x.unflatten(1, (-1, 8))
         return orientations.mean((2, 3, 4))
-
-
-# --- The network ----------------------------------------------------------------------
-
-
-def start(layer):
-    """The layer with He initialisation, which keeps the scale of its input; bias 0."""
-    nn.init.kaiming_normal_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class D4Block(nn.Sequential):
-    """x + conv(relu(conv(relu(x)))), which starts as the identity; keeps the shape."""
-
-    def __init__(self, fields):
-        first = start(D4Conv2d(fields, fields, 3, padding=1))
-        second = start(D4Conv2d(fields, fields, 3, padding=1))
-        nn.init.zeros_(second.weight)
-        super().__init__(nn.ReLU(), first, nn.ReLU(), second)
-
-    def forward(self, x):
-        return x + super().forward(x)
-
-
-class D4Network(nn.Sequential):
-    """MyCNNModel of part 2 with fields of eight orientations in place of channels.
-
-    Scores (B, n_classes) for images (B, 3, H, W), the same for all eight symmetries if
-    H and W are multiples of 8.
-    """
-
-    def __init__(self, n_classes):
-        super().__init__(  # shapes for 64×64 pixels; a field has eight channels
-            start(D4LiftingConv2d(3, 16, 6, stride=2, padding=2)),  # (B, 128, 32, 32)
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            start(D4Conv2d(16, 24, 3, padding=1)),  # (B, 192, 16, 16)
-            D4Block(24),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            start(D4Conv2d(24, 40, 3, padding=1)),  # (B, 320, 8, 8)
-            D4Block(40),
-            nn.ReLU(),
-            D4MeanPool2d(),  # (B, 40)
-            nn.Linear(40, n_classes),  # (B, n_classes)
-        )
-        nn.init.zeros_(self[-1].weight)

@@ -194,6 +194,8 @@ class Trainer:
     state is left alone.
     """
 
+    bfloat16 = True  # train in it where the device computes in it
+
     def __init__(self, model, cfg, device=None):
         checked = settings(cfg)
         self.device = default_device() if device is None else torch.device(device)
@@ -226,6 +228,10 @@ class Trainer:
             X = self.transform(X)
         return X
 
+    def trains_in_bfloat16(self):
+        """Is training faster in bfloat16 on this device?"""
+        return self.bfloat16 and has_bfloat16(self.device)
+
     def scores(self, X, tta=None):
         """Scores (B, n_classes), float32, of images (B, 3, H, W), uint8 or in [0, 1].
 
@@ -233,7 +239,7 @@ class Trainer:
         gives the views of a batch: the logarithm of the mean probability over them.
         """
         X = self.prepare(X)
-        in_bfloat16 = self.model.training and has_bfloat16(self.device)
+        in_bfloat16 = self.model.training and self.trains_in_bfloat16()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=in_bfloat16):
             if tta is None:
                 return self.model(X).float()
@@ -422,7 +428,6 @@ class Trainer:
     def identity(self, dataset):
         """What training on `dataset` depends on: a text, the same on every machine."""
         parts = [f"{name} {describe(value)}" for name, value in self.cfg.items()]
-        parts.append("tta None []")  # the files of report/weights/ say so
         labels = get_labels(dataset).cpu().numpy().tobytes()
         digest = hashlib.sha256(labels).hexdigest()[:16]
         return f"{', '.join(parts)}; {len(dataset)} images with labels {digest}"
@@ -455,7 +460,8 @@ def describe(value):
         if getattr(value, name, None) is not None:
             hidden.append(getattr(value, name))
     text = re.sub(" at 0x[0-9a-fA-F]+", "", str(value))  # addresses in memory
-    return f"{text} {hidden}"
+    in_one_line = " ".join(text.split())
+    return f"{in_one_line} {hidden}"
 
 
 def running_means(history, batches):

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import stat
+import statistics
 import sys
 import tempfile
 import time
@@ -252,22 +253,42 @@ def compute_or_load(profile, name, identity, compute):
     return load_state(path, identity)
 
 
+def seconds_of_a_product(repeats=10):
+    """The time of a product of two float32 matrices (1000, 1000) here, the median."""
+    matrix = torch.ones(1000, 1000)
+    times = []
+    for _ in range(repeats):
+        start = time.monotonic()
+        matrix @ matrix
+        times.append(time.monotonic() - start)
+    return statistics.median(times)
+
+
 def train_or_load(profile, name, trainer, dataset, validation=None):
     """The curves (avg_loss, avg_acc) of trainer.train(dataset), trained now or loaded.
 
     The trainer ends on the CPU, its weights rounded to half precision as they are
-    stored, so that the profiles full and replay score the same network.
+    stored, so that the profiles full and replay score the same network. trainer.cost is
+    the time of its training, in products of two matrices; trainer.trained_in_bfloat16
+    says whether it computed in bfloat16.
     """
 
     def train():
+        in_bfloat16 = trainer.trains_in_bfloat16()
+        start = time.monotonic()
         avg_loss, avg_acc = trainer.train(dataset, name, validation)
+        seconds = time.monotonic() - start
         return {
             "weights": trainer.model.cpu().half().state_dict(),
             "curves": torch.tensor([avg_loss, avg_acc]),
             "validation": trainer.validation,
+            "cost": seconds / seconds_of_a_product(),
+            "bfloat16": in_bfloat16,
         }
 
     stored = compute_or_load(profile, name, trainer.identity(dataset), train)
     trainer.load(stored["weights"], stored["validation"])
+    trainer.cost = stored["cost"]
+    trainer.trained_in_bfloat16 = stored["bfloat16"]
     avg_loss, avg_acc = stored["curves"].tolist()
     return avg_loss, avg_acc

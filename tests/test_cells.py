@@ -45,7 +45,7 @@ Trainer.{name} = stop"""
 DISARM = """assert len(calls) == 3
 Trainer.{name} = method"""
 SMALLER = {  # what is added after a cell, so that the run takes a minute
-    "sizes": 'size = {**size, "tuned": 1, "sample": 200}',
+    "sizes": 'size = {**size, "epochs": 1, "sample": 200}',
     "split": """train_part = Subset(data, train_part.indices[::8])
 val_part = Subset(data, val_part.indices[::8])
 test_part = Subset(data, test_part.indices[::8])""",

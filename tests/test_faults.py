@@ -55,7 +55,7 @@ def test_a_batch_size_that_is_none_is_refused_before_any_training(
 
 def test_a_network_that_timm_does_not_have_is_refused_by_name(part2):
     with refused(RuntimeError, "Unknown model (resnet)"):
-        part2["pretrained_model"](10, "resnet")
+        part2["pretrained_model"]("resnet", 10)
 
 
 # --- Notebooks of others --------------------------------------------------------------

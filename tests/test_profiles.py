@@ -225,6 +225,8 @@ def test_a_full_run_goes_on_from_the_networks_it_has_finished(monkeypatch):
     assert torch.equal(same_scores, scores)
     assert loaded.validation == trained.validation
     assert len(loaded.validation) == 2
+    assert loaded.cost == trained.cost > 0
+    assert loaded.trained_in_bfloat16 == trained.trains_in_bfloat16()
     with refused(ValueError, "of other settings"):
         train_or_load("full", make_trainer(epochs=3))
 

@@ -63,6 +63,7 @@ BY_HAND = {  # why no test runs it
     "make check": "needs EuroSAT",
     "python -m tools.check": "needs EuroSAT",
     "python -m tools.trials own epochs=5 images=2000 optimizer=AdamW": "needs EuroSAT",
+    "python -m tools.ladder": "needs EuroSAT",
     "make bench": "needs a quiet machine",
     "python3 -m venv .venv": "installs",
     ".venv/bin/pip install --requirement requirements.txt "

@@ -58,10 +58,14 @@ def test_rows_hold_accuracies_losses_and_intervals():
     sample_scores = {"net": torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()}
     sample_labels = {"net": torch.tensor([0, 0])}  # right, wrong
     rows = results.rows(
-        sample_scores, sample_labels, test_scores, test_labels, {"net": 1}
+        sample_scores,
+        sample_labels,
+        test_scores,
+        test_labels,
+        {"net": "1", "together": "1 and 8"},
     )
     assert rows["net"] == {
-        "views": 1,
+        "views": "1",
         "training images": 2,
         "Accuracy (train)": 0.5,
         "Loss (train)": pytest.approx(-math.log(0.8 * 0.4) / 2),
@@ -71,7 +75,7 @@ def test_rows_hold_accuracies_losses_and_intervals():
         "total": 10,
         "interval": pytest.approx([0.5958, 0.9821], abs=1e-4),
     }
-    assert rows["together"]["views"] == 8
+    assert rows["together"]["views"] == "1 and 8"
     assert rows["together"]["correct"] == 1
     assert "Accuracy (train)" not in rows["together"]
 
@@ -155,7 +159,7 @@ def test_fisher_is_a_sum_of_tables(correct, wrong, other_correct, other_wrong):
 def made_up_row(correct):
     """A model that has `correct` of 200 answers right; the other numbers are fixed."""
     return {
-        "views": 8,
+        "views": "8",
         "training images": 2000,
         "Accuracy (train)": 0.875,
         "Loss (train)": 0.125,
@@ -168,12 +172,28 @@ def made_up_row(correct):
 
 
 ABOUT = {  # what both made-up records hold
-    "classes": ["Forest", "River", "Highway"],
+    "classes": ["Forest", "Highway", "River"],
     "confusion": {
         "pretrained, seed 42": [[90, 1, 0], [0, 60, 4], [2, 5, 38]],
         "tuned, seed 42": [[88, 3, 0], [4, 58, 2], [0, 1, 44]],
     },
-    "epochs": {"our model": 3, "our tuned model": 16, "pretrained model": 6},
+    "cost": {
+        "our model": [10_111.0],
+        "our tuned model": [19_000.0, 20_000.0, 20_400.0],
+        "pretrained model": [25_000.0],
+    },
+    "multiply-adds": {"our tuned model": 60_400_000, "pretrained model": 300_000_000},
+    "epochs": {
+        "template's settings": 1,
+        "our model": 16,
+        "our tuned model": 16,
+        "pretrained model": 6,
+    },
+    "mcnemar of tuning": {
+        "models": ["our model", "tuned, seed 42"],
+        "right alone": [10, 70],
+        "p": 1e-9,
+    },
     "parameters": {"our tuned model": 500_000, "pretrained model": 3_000_000},
     "wrong by all": 7,
     "neighbours": {
@@ -197,6 +217,7 @@ ONE_SEED = {
     },
     "together": {"all 2 together": ["tuned, seed 42", "pretrained, seed 42"]},
     "results": {
+        "template's settings": made_up_row(100),
         "our model": made_up_row(120),
         "tuned, seed 42": made_up_row(180),
         "pretrained, seed 42": made_up_row(184),
@@ -236,6 +257,7 @@ THREE_SEEDS = {
         ],
     },
     "results": {
+        "template's settings": made_up_row(100),
         "our model": made_up_row(120),
         "tuned, train list alone": made_up_row(170),
         "tuned, seed 42": made_up_row(180),
@@ -265,6 +287,19 @@ THREE_SEEDS = {
         },
     ],
 }
+
+
+def rung(name, below, *accuracies, in_recipe=True):
+    """A made-up row of the ladder, a seed for each accuracy."""
+    return {
+        "rung": name,
+        "below": below,
+        "in recipe": in_recipe,
+        "judged images": 5400,
+        "validation_accuracy": list(accuracies),
+    }
+
+
 LEDGER = {
     "trials": [
         {
@@ -275,7 +310,22 @@ LEDGER = {
             "validation_accuracy": [0.97],
         },
         {
+            "model": "own",
+            "seeds": [42],
+            "changes": {"epochs": 5, "batch_size": 32},
+            "images": 16200,
+            "validation_accuracy": [0.96],
+        },
+        {
+            "model": "own",
+            "seeds": [42],
+            "changes": {"epochs": 5, "batch_size": 128},
+            "images": 16200,
+            "validation_accuracy": [0.968],
+        },
+        {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": 2},
             "images": 2000,
@@ -283,6 +333,7 @@ LEDGER = {
         },
         {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": 2, "ema_decay": 0.0},
             "images": 2000,
@@ -290,6 +341,7 @@ LEDGER = {
         },
         {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": 2, "augment": "None"},
             "images": 2000,
@@ -297,11 +349,18 @@ LEDGER = {
         },
         {
             "model": "first",
+            "earlier": "with fewer channels",
             "seeds": [42, 43, 44],
             "changes": {"epochs": "2", "batch_size": 32},
             "images": 2000,
             "validation_accuracy": [0.900, 0.899, 0.901],
         },
+    ],
+    "ladder": [
+        rung("template's settings", "", 0.75),
+        rung("Muon", "template's settings", 0.97, 0.98),
+        rung("averaged", "Muon", 0.9725, in_recipe=False),
+        rung("plain", "Muon", 0.96, in_recipe=False),
     ],
     "test": [{"what": "full run", "looks": 10}, {"what": "earlier", "looks": 3}],
 }
@@ -315,9 +374,10 @@ def test_summary_of_one_seed():
     )
     assert found.header == ["model", "accuracy", ""]
     assert found.rows == [
-        ["our model", "60.00%", "one seed"],
-        ["our tuned model", "90.00%", "one seed"],
-        ["pretrained model", "92.00%", "one seed"],
+        ["template's settings, 1 epoch", "50.00%", "one seed"],
+        ["our model, 16 epochs", "60.00%", "one seed"],
+        ["our tuned model, 16 epochs", "90.00%", "one seed"],
+        ["pretrained model, 6 epochs", "92.00%", "one seed"],
         ["all 2 together", "93.00%", ""],
     ]
 
@@ -327,9 +387,10 @@ def test_summary_of_three_seeds():
     expected = "Accuracy on the test list, 200 images (EuroSAT); full run."
     assert found.caption == expected
     assert found.rows == [
-        ["our model", "60.00%", "one seed"],
-        ["our tuned model", "91.00%", "± 1.00, 3 seeds"],
-        ["pretrained model", "98.00%", "± 0.00, 3 seeds"],
+        ["template's settings, 1 epoch", "50.00%", "one seed"],
+        ["our model, 16 epochs", "60.00%", "one seed"],
+        ["our tuned model, 16 epochs", "91.00%", "± 1.00, 3 seeds"],
+        ["pretrained model, 6 epochs", "98.00%", "± 0.00, 3 seeds"],
         ["3 tuned together", "93.00%", ""],
         ["all 6 together", "99.00%", ""],
     ]
@@ -366,6 +427,13 @@ def test_all_results_of_one_seed():
     header = ["model", "views", "accuracy", "right answers", "95 % interval"]
     assert found.header == header
     assert found.rows == [
+        [
+            "template's settings, one seed",
+            "8",
+            "50.00%",
+            "100 of 200",
+            "50.00 to 75.00%",
+        ],
         ["our model, one seed", "8", "60.00%", "120 of 200", "50.00 to 75.00%"],
         ["tuned, seed 42", "8", "90.00%", "180 of 200", "50.00 to 75.00%"],
         ["pretrained, seed 42", "8", "92.00%", "184 of 200", "50.00 to 75.00%"],
@@ -377,6 +445,7 @@ def test_all_results_of_three_seeds_have_a_row_for_each_model():
     found = results.results_table(THREE_SEEDS)
     names = [row[0] for row in found.rows]
     assert names == [
+        "template's settings, one seed",
         "our model, one seed",
         "tuned, train list alone, one seed",
         "tuned, seed 42",
@@ -392,34 +461,42 @@ def test_all_results_of_three_seeds_have_a_row_for_each_model():
 
 def test_mcnemars_table_of_one_seed():
     found = results.mcnemar_table(ONE_SEED)
-    assert "is better is undecided." in found.caption
-    assert found.rows == [["tuned, seed 42 / pretrained, seed 42", "4", "8", "0.39"]]
+    assert "is better is undecided" in found.caption
+    assert found.rows == [
+        ["tuned, seed 42 / pretrained, seed 42", "4", "8", "0.39"],
+        ["our model / tuned, seed 42", "10", "70", "1e-09"],
+    ]
 
 
 def test_mcnemars_table_of_three_seeds():
     found = results.mcnemar_table(THREE_SEEDS)
-    sentence = "The pretrained model is better for all 3 seeds (p < 0.01)."
-    assert sentence in found.caption
+    sentence = "The pretrained model is better for all 3 seeds"
+    assert found.caption == f"{sentence} (McNemar's exact test, p < 0.01)."
     assert found.rows == [
         ["tuned, seed 42 / pretrained, seed 42", "0", "16", "3e-05"],
         ["tuned, seed 43 / pretrained, seed 43", "2", "14", "0.0042"],
         ["tuned, seed 44 / pretrained, seed 44", "3", "17", "0.0026"],
+        ["our model / tuned, seed 42", "10", "70", "1e-09"],
     ]
 
 
-UNDECIDED = "Whether the tuned or the pretrained model is better is undecided."
+UNDECIDED = (
+    "Whether the tuned or the pretrained model is better is undecided "
+    "(McNemar's exact test)."
+)
 PRETRAINED = "The pretrained model is better for"
 TUNED = "The tuned model is better for"
+BELOW = "(McNemar's exact test, p <"
 VERDICTS = [  # p and the images that one of two models alone gets right, for each seed
-    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed (p < 0.05).", id="one"),
+    case([(0.01, 1, 9)], f"{PRETRAINED} the one seed {BELOW} 0.05).", id="one"),
     case(
         [(0.01, 1, 9), (0.049, 2, 9)],
-        f"{PRETRAINED} all 2 seeds (p < 0.05).",
+        f"{PRETRAINED} all 2 seeds {BELOW} 0.05).",
         id="all below 0.05",
     ),
     case(
         [(0.009, 9, 1), (0.002, 9, 0)],
-        f"{TUNED} all 2 seeds (p < 0.01).",
+        f"{TUNED} all 2 seeds {BELOW} 0.01).",
         id="the other one",
     ),
     case([(0.01, 1, 9), (0.05, 2, 9)], UNDECIDED, id="one at 0.05"),
@@ -464,7 +541,7 @@ def test_published_figures_beside_three_seeds():
 
 def test_trials_have_a_row_each_with_a_verdict():
     today, earlier = results.trials_tables(LEDGER)
-    assert today.caption.startswith("1 trials of today's networks")
+    assert today.caption.startswith("Trials of today's networks")
     header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
     assert today.header == header
     assert today.rows == [
@@ -474,10 +551,26 @@ def test_trials_have_a_row_each_with_a_verdict():
             "16,200",
             "97.00",
             "one seed",
-            "one seed: open",
-        ]
+            "reference",
+        ],
+        [
+            "own",
+            "epochs 5, batch_size 32",
+            "16,200",
+            "96.00",
+            "one seed",
+            "worse (−1.00 ± 0.35)",  # the square root of (97 * 3 + 96 * 4) / 5400
+        ],
+        [
+            "own",
+            "epochs 5, batch_size 128",
+            "16,200",
+            "96.80",
+            "one seed",
+            "undecided (−0.20 ± 0.33)",
+        ],
     ]
-    assert earlier.caption.startswith("4 trials of an earlier network")
+    assert earlier.caption.startswith("Earlier trials, which")
     spreads = [row[4] for row in earlier.rows]
     assert spreads == [
         "± 1.00, 3 seeds",
@@ -488,14 +581,14 @@ def test_trials_have_a_row_each_with_a_verdict():
     verdicts = [row[5] for row in earlier.rows]
     assert verdicts == [
         "reference",
-        "undecided (-2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
+        "undecided (−2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
         "undecided (+0.00 ± 0.58)",
-        "worse (-8.00 ± 0.58)",
+        "worse (−8.00 ± 0.58)",
     ]
 
 
 def test_a_discussion_without_a_ledger_says_nothing_of_looks():
-    text = results.discussion(ONE_SEED, {"trials": [], "test": []})
+    text = results.discussion(ONE_SEED, {"trials": [], "ladder": [], "test": []})
     assert "scores were taken" not in text
 
 
@@ -505,16 +598,65 @@ def test_a_loss_by_averaging_has_a_minus():
     assert "(−0.50 points)" in results.discussion(record, LEDGER)
 
 
+def test_a_small_gain_by_averaging_is_called_nothing():
+    record = {**ONE_SEED, "results": {**ONE_SEED["results"]}}
+    record["results"]["all 2 together"] = made_up_row(182)  # as its members on average
+    text = results.discussion(record, LEDGER)
+    assert "Below 0.1 points, 0 images, we call a gain nothing: so for all 2" in text
+    assert "nothing" not in results.what_averaging_brings(ONE_SEED)
+
+
+def test_without_a_rung_that_pays_the_discussion_names_none():
+    ledger = {**LEDGER, "ladder": [LEDGER["ladder"][0]]}
+    assert "ladder" not in results.discussion(ONE_SEED, ledger)
+
+
+def test_a_p_value_is_given_by_its_bound():
+    assert results.in_bounds(0.0009) == "p < 0.001"
+    assert results.in_bounds(0.001) == "p < 0.01"
+    assert results.in_bounds(0.05) == "p = 0.05"
+    assert results.in_bounds(0.382) == "p = 0.38"
+
+
 def test_an_empty_ledger_has_tables_too():
-    for found in results.trials_tables({"trials": [], "test": []}):
+    empty = {"trials": [], "ladder": [], "test": []}
+    for found in [*results.trials_tables(empty), results.ladder_table(empty)]:
         assert found.rows == []
-        assert found.caption.startswith("0 trials")
+
+
+def test_the_ladder_says_what_each_rung_brings():
+    found = results.ladder_table(LEDGER)
+    assert found.rows == [
+        ["template's settings", "", "75.00", "one seed", "", ""],
+        [
+            "Muon",
+            "template's settings",
+            "97.00",
+            "97.50 ± 0.71, 2",
+            "+22.00 ± 0.63",  # the square root of (75 * 25 + 97 * 3) / 5400
+            "better",
+        ],
+        ["averaged", "Muon", "97.25", "one seed", "+0.25 ± 0.32", "undecided"],
+        ["plain", "Muon", "96.00", "one seed", "−1.00 ± 0.35", "worse"],
+    ]
+    assert results.what_pays(LEDGER) == (
+        "With seed 42, in points, these pay: Muon (+22.00). Undecided: none. Worse: "
+        "none. Not in the recipe: averaged (+0.25, undecided); plain (−1.00, worse)."
+    )
 
 
 def test_copies_of_training_images_have_a_table():
     found = results.leak_table(ONE_SEED)
     row = ["split by draw", "25.6%", "180 of 200", "90.00%", "85.00 to 93.75%"]
     assert found.rows == [row]
+
+
+def test_each_point_of_the_grid_has_a_cell():
+    grid = [[0.5, 0.75], [0.9, 0.1]]
+    found = results.grid_table(grid, [0.01, 0.02], [16, 32], 5400)
+    assert found.header == ["batch size", "0.01", "0.02"]
+    assert found.rows == [["16", "50.00%", "75.00%"], ["32", "90.00%", "10.00%"]]
+    assert "5,400 validation images" in found.caption
 
 
 def test_each_class_has_a_row():
@@ -528,18 +670,23 @@ def test_each_class_has_a_row():
 
 
 ONE_SEED_SAYS = [
-    "On the validation half, 200 images (Drawn stand-in, not EuroSAT), the pretrained "
-    "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our model "
-    "with the template's optimiser, after 3 epochs, 60.00%",
-    "Whether the tuned or the pretrained model is better is undecided.",
-    "and has 6 times as many parameters",
-    "(length of training, settings, first layer, views)",
+    "**In short:** on the validation half, 200 images (Drawn stand-in, not EuroSAT), "
+    "the pretrained "
+    "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our "
+    "model 60.00% (one seed).",
+    UNDECIDED,
     "we would use the smaller one",
-    "pretrained, seed 42: River with Highway (9), Forest with Highway (2), "
-    "Forest with River (1)",
-    "tuned, seed 42: Forest with River (7), River with Highway (3). The matrix",
-    "all 2 together 93.00% (+2.00 points)",
-    "our tuned model 0.50 million parameters, 1.0 MB in half precision",
+    "It also has 6 times as many parameters",
+    "gets 87.50% of a sample of its training images right",
+    "its settings bring +30.00 points (first seed, McNemar's exact test, p < 0.001)",
+    "the rung that brings most is: Muon (+22.00 points on the validation list)",
+    "by pretrained, seed 42 and by tuned, seed 42: Highway with River (9 and 3); "
+    "Forest with Highway (1 and 7); Forest with River (2 and 0).",
+    "Highway with River, as both are bands a few pixels wide.",
+    "all 2 together 93.00% (+2.00 points). The best of these is all 2 together.",
+    "our tuned model 0.50 million parameters, 1.0 MB in half precision, 60 million "
+    "multiplications to classify an image",
+    "our tuned model 19,000 to 20,000, the pretrained model 25,000, roughly 1.2 times",
     "the 2 tuned and pretrained models all miss the same 7 of 200 images",
     "13 scores were taken on the published test list",
 ]
@@ -547,10 +694,11 @@ THREE_SEEDS_SAY = [
     "the pretrained model reaches 98.00% (± 0.00, 3 seeds)",
     "our tuned model 91.00% (± 1.00, 3 seeds)",
     "± is the standard deviation over the seeds",
-    "first layer, views, number of training images)",
-    "we would use the pretrained model",
-    "The pretrained model is better for all 3 seeds (p < 0.01).",
+    "The pretrained model is better for all 3 seeds (McNemar's exact test, p < 0.01). "
+    "It is ahead by 7.00 points, or 14 images, on average.",
+    "Where such weights may be used, we would use it",
     "3 tuned together 93.00% (+2.00 points); all 6 together 99.00% (+4.50 points)",
+    "The best of these is all 6 together.",
 ]
 
 
@@ -583,6 +731,7 @@ TABLES = [
     case(results.summary_table(THREE_SEEDS), id="summary, three seeds"),
     case(results.trials_tables(LEDGER)[0], id="trials"),
     case(results.trials_tables(LEDGER)[1], id="earlier trials"),
+    case(results.ladder_table(LEDGER), id="ladder"),
     case(results.leak_table(ONE_SEED), id="copies"),
 ]
 
@@ -598,8 +747,15 @@ def test_markdown_holds_the_header_and_the_rows(shown):
         rows.append(line[2:-2].split(" | "))
     header, alignment, *others = rows
     assert header == shown.header
-    assert alignment == ["---"] + ["---:"] * (len(header) - 1)
+    assert len(alignment) == len(header)
     assert others == shown.rows
+
+
+def test_markdown_puts_columns_of_numbers_to_the_right():
+    rows = [["3 together", "98.15%", "", "one seed"], ["first", "7", "−0.25 ± 0.1", ""]]
+    shown = results.Table("A caption.", ["model", "accuracy", "gain", "of"], rows)
+    _, rule, *_ = results.as_markdown(shown).split("\n")
+    assert rule == "| --- | ---: | ---: | --- |"
 
 
 @table("shown", TABLES)

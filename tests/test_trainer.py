@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
+from symmetry import symmetries
 from tests.helpers import random_data, refused
 from trainer import SETTINGS, Trainer, has_bfloat16, settings
 
@@ -49,12 +50,6 @@ def images(seed=0, number=40):
 
 
 @pytest.fixture(scope="module")
-def views(part2):
-    """Part 2's function that gives the eight symmetries of a batch."""
-    return part2["eight_views"]
-
-
-@pytest.fixture(scope="module")
 def full_cfg(part2):
     """Settings that use everything a Trainer can, with the functions of part 2."""
     return {
@@ -63,7 +58,7 @@ def full_cfg(part2):
         "warmup": 0.1,
         "max_grad_norm": 1.0,
         "ema_decay": 0.9,
-        "augment": part2["symmetry_and_crop"],
+        "augment": part2["random_symmetry_and_window"],
         "transform": v2.Normalize([0.5] * 3, [0.2] * 3),
     }
 
@@ -100,9 +95,9 @@ def test_test_gives_the_means_over_the_images(make_trainer):
     assert losses[-1] == pytest.approx(loss, abs=1e-6)
 
 
-def test_views_are_averaged_as_probabilities(make_trainer, views):
+def test_views_are_averaged_as_probabilities(make_trainer):
     tested = make_trainer(transform=None)
-    scores, _ = tested.predict(images(), label="", tta=views)
+    scores, _ = tested.predict(images(), label="", tta=symmetries)
     X, _ = images().tensors
     expected = []
     for image in (X, X.flip(3)):
@@ -113,14 +108,14 @@ def test_views_are_averaged_as_probabilities(make_trainer, views):
     assert torch.allclose(scores.exp(), expected, atol=1e-6)
 
 
-def test_scores_stay_finite_where_a_probability_vanishes(views):
+def test_scores_stay_finite_where_a_probability_vanishes():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
     nn.init.eye_(model[1].weight)
     model[1].weight.data *= 1e5
     X = torch.eye(3).reshape(3, 3, 1, 1)
     data = TensorDataset(X, torch.tensor([1, 2, 0]))
     tested = Trainer(model, {}, "cpu")
-    for tta in (None, views):
+    for tta in (None, symmetries):
         scores, labels = tested.predict(data, label="", tta=tta)
         assert nn.functional.cross_entropy(scores, labels) < 1e6
     losses, _ = tested.test(data, label="")
@@ -483,7 +478,7 @@ def test_the_identity_is_the_text_that_the_files_of_the_record_hold(part2):
         "warmup": 0.1,
         "max_grad_norm": 1.0,
         "ema_decay": 0.998,
-        "augment": part2["symmetry_and_crop"],
+        "augment": part2["random_symmetry_and_window"],
         "transform": NORMALISED,
     }
     labels = np.array([0, 1, 2, 3, 0, 1], "<i8")
@@ -492,15 +487,15 @@ def test_the_identity_is_the_text_that_the_files_of_the_record_hold(part2):
     assert Trainer(network(), cfg, "cpu").identity(data) == (
         "batch_size 32 [], criterion CrossEntropyLoss() [0.1], epochs 16 [], "
         "learning_rate 0.02 [], optimizer Muon, seed 42 [], warmup 0.1 [], "
-        "max_grad_norm 1.0 [], ema_decay 0.998 [], augment symmetry_and_crop, "
+        "max_grad_norm 1.0 [], ema_decay 0.998 [], augment random_symmetry_and_window, "
         "transform Normalize(mean=[0.5, 0.25, 0.125], std=[0.2, 0.1, 0.1], "
-        f"inplace=False) [], tta None []; 6 images with labels {digest}"
+        f"inplace=False) []; 6 images with labels {digest}"
     )
     assert Trainer(network(), {}, "cpu").identity(data) == (
         "batch_size 64 [], criterion CrossEntropyLoss [], epochs 1 [], "
         "learning_rate 0.001 [], optimizer Adam [], seed 42 [], warmup 0.0 [], "
-        "max_grad_norm inf [], ema_decay 0.0 [], augment None [], transform None [], "
-        f"tta None []; 6 images with labels {digest}"
+        "max_grad_norm inf [], ema_decay 0.0 [], augment None [], transform None []; "
+        f"6 images with labels {digest}"
     )
 
 
@@ -661,13 +656,13 @@ class NoDouble(TorchFunctionMode):
         return result
 
 
-def test_a_device_without_float64_will_do(make_trainer, views):
+def test_a_device_without_float64_will_do(make_trainer):
     with NoDouble():
         with pytest.raises(TypeError):
             torch.ones(2).double()
         trained = make_trainer()
         trained.train(images(), "", images(1))
-        trained.predict(images(), "", views)
+        trained.predict(images(), "", symmetries)
 
 
 def test_bfloat16_is_used_in_training_alone(make_trainer):

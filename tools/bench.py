@@ -107,7 +107,7 @@ def training_step(part2, data):
     """A whole training step of the own CNN against its bare passes."""
     some = evenly(data, TRAINED)
     cfg = part2["recipe"](some, augment=None)
-    trainer = part2["tuned_trainer"](some, cfg)
+    trainer = Trainer(part2["new_model"](part2["SEED"]), cfg)
     X, Y = get_batch(some, torch.arange(BATCH))
 
     def passes():
@@ -153,8 +153,7 @@ def forward_and_backward(pool, x, gradient):
 class InFloat32(Trainer):
     """A Trainer that trains in float32 on processors with bfloat16, too."""
 
-    def scores(self, X, tta=None):
-        return self.model(self.prepare(X))
+    bfloat16 = False
 
 
 def pooling_in_training(part2, data):
@@ -209,7 +208,8 @@ def accuracy(part2, data):
     validation = Subset(data, split["val"])
     tried = []
     for epochs in (1, 3, 6):
-        trainer = part2["tuned_trainer"](train, part2["recipe"](train, epochs=epochs))
+        cfg = part2["recipe"](train, epochs=epochs)
+        trainer = Trainer(part2["new_model"](part2["SEED"]), cfg)
         images = part2["rotated_copy"](train)
         start = time.monotonic()
         trainer.train(images, f"own CNN, {epochs} epochs")

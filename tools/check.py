@@ -332,7 +332,13 @@ MOST = {  # the most that a number may move
     "wrong by all": 2,
     "test accuracy": 2 / 5400,  # of the test list
 }
-ROUNDED = {"Loss (train)", "Loss (test)", "test loss", "calibration error"}
+ROUNDED = {  # to three digits
+    "Loss (train)",
+    "Loss (test)",
+    "test loss",
+    "calibration error",
+    "most like K_edge",
+}
 FOLLOWING = {"Accuracy (test)", "interval", "p"}  # computed from counts
 MISSING = object()  # in place of a value that is not there
 

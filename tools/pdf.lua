@@ -7,6 +7,12 @@ local function described(node, alt)
   return {before, node, pandoc.RawInline("typst", "];")}
 end
 
+local function sticky(content) -- on the page of the next paragraph: the caption
+  content:insert(1, pandoc.RawBlock("typst", "#block(sticky: true, width: 100%)["))
+  content:insert(pandoc.RawBlock("typst", "]"))
+  return content
+end
+
 local function tag(star, braced) -- the name of an equation, in brackets unless it has a star
   local name = braced:sub(2, -2)
   if star == "" then
@@ -33,6 +39,11 @@ function Image(it) -- the alt text of an output's metadata, or the words of Mark
   return described(it, alt ~= "" and alt or "image " .. it.src)
 end
 
+local function ends_in_image(content)
+  local last = content[#content]
+  return last ~= nil and last.t == "Para" and #last.content == 3 and last.content[2].t == "Image"
+end
+
 function Header(it) -- a screen reader counts on every level
   level = math.min(it.level, level + 1)
   it.level = level
@@ -43,15 +54,22 @@ function Table(it) -- columns as wide as their text, not as their source
   for _, column in ipairs(it.colspecs) do
     column[2] = nil
   end
-  return it
+  if #it.bodies[1].body > 8 then -- it may go on over the page
+    return it
+  end
+  return sticky(pandoc.Blocks{it})
 end
 
 function Div(it) -- a cell stays on one page with its outputs; code that is left out leaves no gap
   if it.classes:includes("code") then
     it.content = it.content:filter(function(part) return part.text ~= "" end)
+    local has_image = ends_in_image(it.content)
     if #it.content > 1 then
       it.content:insert(1, pandoc.RawBlock("typst", "#whole["))
       it.content:insert(pandoc.RawBlock("typst", "]"))
+    end
+    if has_image then
+      sticky(it.content)
     end
   end
   if it.classes:includes("cell") or it.classes:includes("output") then

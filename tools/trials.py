@@ -2,11 +2,12 @@
 
 python -m tools.trials NETWORK [NAME=VALUE]...
 
-NETWORK is own (MyCNNModel with the notebook's recipe), own-not-whitened, symmetric
-(D4Network of symmetry.py with the same recipe) or pretrained.
+NETWORK is own (MyCNNModel with the notebook's recipe) or pretrained (the network of a
+full run, or of the variable PRETRAINED_MODEL).
 NAME is a setting of trainer.SETTINGS, images (so many of the train list, from its
-start) or seeds (joined by commas). VALUE is a number, None, or the name of a function
-or class: of the notebook, else of torch.nn or torch.optim. For example
+start), seeds (joined by commas) or, of pretrained alone, pixels (a side, to which its
+images are resized). VALUE is a number, None, or the name of a function or class: of the
+notebook, else of torch.nn or torch.optim. For example
 
 python -m tools.trials own epochs=5 images=2000 optimizer=AdamW seeds=42,43,44
 
@@ -17,13 +18,12 @@ test list is never read. The trial becomes a row of report/trials.json.
 import argparse
 from typing import NamedTuple
 
-import torch
 from torch.utils.data import Subset
 
 import utils
 from eurosat import load_eurosat, split_eurosat
 from results import LEDGER, json_text, read_json
-from symmetry import D4Network
+from symmetry import image_and_mirror
 from tools.definitions import load_definitions
 from tools.files import command, commit
 from trainer import SETTINGS, Trainer, describe, settings
@@ -31,6 +31,7 @@ from utils import whole_number, write_whole
 
 NOTEBOOK = "ps2_eurosat.ipynb"
 CHANGEABLE = [name for name in SETTINGS if name != "seed"]
+NAMES = [*CHANGEABLE, "images", "pixels", "seeds"]
 CALLED = {  # settings that are functions, and how the Trainer calls them
     "augment": "augment(images, generator)",
     "transform": "transform(images)",
@@ -41,36 +42,28 @@ CALLED = {  # settings that are functions, and how the Trainer calls them
 
 
 def own(part2, train, seed, changes):
-    """The trainer of MyCNNModel with the recipe, its first layer whitened."""
-    cfg = part2["recipe"](train, seed=seed, **changes)
-    return part2["tuned_trainer"](train, cfg)
-
-
-def own_not_whitened(part2, train, seed, changes):
-    """The same with a first layer that starts at random."""
+    """The trainer of MyCNNModel with the recipe."""
     cfg = part2["recipe"](train, seed=seed, **changes)
     return Trainer(part2["new_model"](seed), cfg)
 
 
-def symmetric(part2, train, seed, changes):
-    """The trainer of a network with the symmetries of a square, with the recipe."""
-    cfg = part2["recipe"](train, seed=seed, **changes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = D4Network(10)
-    return Trainer(model, cfg)
-
-
 def pretrained(part2, train, seed, changes):
     """The trainer of the pretrained network."""
-    return part2["fine_tuner"](seed, **changes)
+    return part2["fine_tuner"](pretrained_name(part2), seed, **changes)
+
+
+def pretrained_name(part2):
+    """The name in timm of the pretrained network."""
+    return part2["PRETRAINED"] or part2["SIZES"]["full"]["pretrained"]
 
 
 NETWORKS = {
     "own": own,
-    "own-not-whitened": own_not_whitened,
-    "symmetric": symmetric,
     "pretrained": pretrained,
+}
+VIEWS = {  # of an image, over which predictions are averaged
+    "own": None,  # its scores are the same for all eight
+    "pretrained": image_and_mirror,
 }
 
 
@@ -79,7 +72,7 @@ NETWORKS = {
 
 def split_words(words):
     """{NAME: VALUE}, texts, of words NAME=VALUE; ValueError if one is not of use."""
-    allowed = ", ".join([*CHANGEABLE, "images", "seeds"])
+    allowed = ", ".join(NAMES)
     given = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -87,7 +80,7 @@ def split_words(words):
             raise ValueError(f"{word!r} is no NAME=VALUE; the names are {allowed}")
         if name == "seed":
             raise ValueError(f"{word!r} sets one seed: give seeds={text} in its place")
-        if name not in [*CHANGEABLE, "images", "seeds"]:
+        if name not in NAMES:
             raise ValueError(f"there is no setting {name!r}; the names are {allowed}")
         if name in given:
             raise ValueError(f"{name} is given twice")
@@ -119,6 +112,8 @@ def read_seeds(text):
 def read_setting(name, text, part2):
     """The value of a setting for a text; ValueError says what is allowed."""
     value = read_number(text)
+    if name == "pixels":
+        return whole_number("pixels", value, low=32)
     if text == "None":
         value = None
     if text in names_of(part2):
@@ -158,6 +153,10 @@ class Trial(NamedTuple):
 def read_trial(network, given, part2):
     """The Trial of {NAME: VALUE}, texts; ValueError if one is not of use."""
     typed = dict(given)
+    if "pixels" in typed and network != "pretrained":
+        raise ValueError(
+            f"pixels is for pretrained alone: {network} has no such choice"
+        )
     seeds = read_seeds(typed.pop("seeds", "42"))
     images = None
     if "images" in typed:
@@ -182,29 +181,56 @@ def run_trial(trial, part2, train, validation):
         try:
             trainer = NETWORKS[trial.network](part2, train, seed, trial.changes)
             trainer.train(part2["rotated_copy"](train, seed), label)
-            _, reached = trainer.test(validation)
+            accuracy = judge(trainer, validation, VIEWS[trial.network])
         except Exception as error:  # what a setting can break is of many kinds
             reason = str(error).partition("\n")[0]
             cause = f"{type(error).__name__}: {reason}"
             raise RuntimeError(f"{label}: training failed with {cause}") from error
-        accuracies.append(reached[-1])
-        print(f"{label}: {reached[-1]:.2%} on the validation list", flush=True)
-    used = {}
-    for name in CHANGEABLE:
-        text = describe(trainer.cfg[name])
-        used[name] = text.removesuffix(" []")  # an empty list of what a value hides
+        accuracies.append(accuracy)
+        print(f"{label}: {accuracy:.2%} on the validation list", flush=True)
     model = trial.network
     if model == "pretrained":
-        model = f"pretrained {part2['PRETRAINED']}"
+        model = f"pretrained {pretrained_name(part2)}"
     return {
         "model": model,
         "images": images,
         "seeds": trial.seeds,
         "changes": trial.typed,
-        "settings": used,
+        "settings": as_texts(trainer.cfg),
         "validation_accuracy": accuracies,
         "commit": commit()[:7],
     }
+
+
+def judge(trainer, validation, views=None):
+    """The accuracy on the validation list, with predictions averaged over `views`."""
+    scores, labels = trainer.predict(validation, "validation", views)
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
+def as_texts(cfg):
+    """{name: text} of a Trainer's settings, but for the seed."""
+    texts = {}
+    for name in CHANGEABLE:
+        text = describe(cfg[name])
+        texts[name] = text.removesuffix(" []")  # an empty list of what a value hides
+    return texts
+
+
+def load_part2():
+    """The names that the notebook defines; ValueError if some of it cannot be run."""
+    utils.set_up()
+    part2, problems = load_definitions(NOTEBOOK)
+    if problems:
+        raise ValueError(f"{NOTEBOOK}: {problems[0]}")
+    return part2
+
+
+def load_lists():
+    """The train list and the validation list; ValueError as load_published."""
+    data = load_published()
+    split = split_eurosat(data)
+    return Subset(data, split["train"]), Subset(data, split["val"])
 
 
 def load_published():
@@ -222,8 +248,9 @@ def read_ledger():
         ledger = read_json(LEDGER)
     except ValueError as error:
         raise ValueError(f"{LEDGER} is no JSON: {error}") from error
-    if "trials" not in ledger:
-        raise ValueError(f"{LEDGER} has no list of trials")
+    for name in ("trials", "ladder", "test"):
+        if name not in ledger:
+            raise ValueError(f"{LEDGER} has no list {name!r}")
     return ledger
 
 
@@ -242,15 +269,9 @@ def main():
         raise ValueError(f"the first word names a network, {known}, not {network!r}")
     given = split_words(arguments.words)
     read_ledger()  # a fault in it is better found now than after hours
-    utils.set_up()
-    part2, problems = load_definitions(NOTEBOOK)
-    if problems:
-        raise ValueError(f"{NOTEBOOK}: {problems[0]}")
+    part2 = load_part2()
     trial = read_trial(network, given, part2)
-    data = load_published()
-    split = split_eurosat(data)
-    train = Subset(data, split["train"])
-    validation = Subset(data, split["val"])
+    train, validation = load_lists()
     row = run_trial(trial, part2, train, validation)
     ledger = read_ledger()
     ledger["trials"].append(row)

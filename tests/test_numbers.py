@@ -1,0 +1,236 @@
+"""Every number that a sentence of part 2 or README.md states is in the record.
+
+Those of the discussion are computed again here, one by one. The other Markdown cells
+state no results, so each of their numbers must stand in FACTS.
+"""
+
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import results
+
+RECORD = results.read_json(results.RESULTS)
+LEDGER = results.read_json(results.LEDGER)
+CELLS = nbformat.read("ps2_eurosat.ipynb", as_version=4).cells
+NUMBER = re.compile(r"[+−]?\d[\d,]*(?:\.\d+)?")
+
+
+def numbers(text):
+    """The numbers in a text, as texts, without the commas of thousands."""
+    found = []
+    for number in NUMBER.findall(text):
+        found.append(number.rstrip(",").replace(",", ""))
+    return found
+
+
+def signed(number):
+    """A number with two digits and its sign."""
+    return f"{number:+.2f}".replace("-", "−")
+
+
+# --- The discussion, by hand ----------------------------------------------------------
+
+
+def accuracy(name):
+    """The test accuracy of a model in %."""
+    row = RECORD["results"][name]
+    return 100 * row["correct"] / row["total"]
+
+
+def mean_and_spread(kind):
+    """[mean accuracy, standard deviation, seeds] of a kind of model, as texts."""
+    values = [accuracy(name) for name in RECORD["seeds of"][kind]]
+    mean = statistics.mean(values)
+    return [f"{mean:.2f}", f"{statistics.stdev(values):.2f}", str(len(values))]
+
+
+def bound_of(p_value):
+    """The smallest usual bound above a p-value, as a text."""
+    return str(min(bound for bound in (0.001, 0.01, 0.05) if p_value < bound))
+
+
+def ahead():
+    """How far the pretrained model is ahead on average: points, images."""
+    means = {}
+    for kind, names in RECORD["seeds of"].items():
+        means[kind] = statistics.mean(
+            RECORD["results"][name]["correct"] for name in names
+        )
+    images = abs(means["pretrained model"] - means["our tuned model"])
+    return [f"{100 * images / RECORD['images']:.2f}", f"{images:.0f}"]
+
+
+def in_short():
+    largest = max(row["p"] for row in RECORD["mcnemar"])
+    verdict = []
+    if largest < 0.05:
+        verdict = [str(len(RECORD["mcnemar"])), bound_of(largest), *ahead()]
+    return [
+        str(RECORD["images"]),
+        *mean_and_spread("pretrained model"),
+        *mean_and_spread("our tuned model"),
+        f"{accuracy('our model'):.2f}",
+        *verdict,
+    ]
+
+
+def why():
+    parameters = RECORD["parameters"]
+    ratio = parameters["pretrained model"] / parameters["our tuned model"]
+    first = RECORD["seeds of"]["our tuned model"][0]
+    learnt = 100 * RECORD["results"][first]["Accuracy (train)"]
+    settings = accuracy(first) - accuracy("our model")
+    chance = bound_of(RECORD["mcnemar of tuning"]["p"])
+    reached = {}
+    gains = []
+    for row in LEDGER["ladder"]:
+        reached[row["rung"]] = 100 * row["validation_accuracy"][0]
+        if row["below"] and row["in recipe"]:
+            gains.append((reached[row["rung"]] - reached[row["below"]], row["rung"]))
+    gain, rung = max(gains)
+    ladder = ["3", *numbers(rung), signed(gain)]  # the ladder is in task 3
+    return [f"{ratio:.0f}", f"{learnt:.2f}", signed(settings), chance, *ladder]
+
+
+def which_classes():
+    found = []
+    for name in RECORD["confusion"]:
+        found += numbers(name)
+    totals = {}  # of both matrices, by the pair of classes
+    for one in range(10):
+        for other in range(one + 1, 10):
+            counts = []
+            for matrix in RECORD["confusion"].values():
+                counts.append(matrix[one][other] + matrix[other][one])
+            totals[one, other] = counts
+    most = sorted(totals.values(), key=sum, reverse=True)[:4]  # the first, if equal
+    for counts in most:
+        found += [str(count) for count in counts]
+    return found
+
+
+def what_averaging_brings():
+    found = []
+    best = max(RECORD["together"], key=accuracy)
+    in_vain = []
+    for name, members in RECORD["together"].items():
+        alone = statistics.mean(accuracy(member) for member in members)
+        gain = accuracy(name) - alone
+        found += [*numbers(name), f"{accuracy(name):.2f}", signed(gain)]
+        if gain < 0.1:
+            in_vain += numbers(name)
+    found += numbers(best)
+    if in_vain:
+        found += ["0.1", f"{RECORD['images'] / 1000:.0f}", *in_vain]
+    return found
+
+
+def what_it_costs():
+    found = []
+    for kind, parameters in RECORD["parameters"].items():
+        found += [f"{parameters / 1e6:.2f}", f"{2 * parameters / 1e6:.1f}"]
+        found.append(f"{RECORD['multiply-adds'][kind] / 1e6:.0f}")
+    found.append("1000")  # rows of a matrix
+    own = RECORD["cost"]["our tuned model"]
+    pretrained = RECORD["cost"]["pretrained model"]
+    for costs in (own, pretrained):
+        ends = [f"{float(f'{cost:.2g}'):.0f}" for cost in (min(costs), max(costs))]
+        found += sorted(set(ends), key=float)
+    ratio = statistics.median(pretrained) / statistics.median(own)
+    return [*found, f"{ratio:.1f}"]
+
+
+def how_far_it_goes():
+    models = sum(len(names) for names in RECORD["seeds of"].values())
+    looks = sum(row["looks"] for row in LEDGER["test"])
+    wrong = RECORD["wrong by all"]
+    return [str(models), str(wrong), str(RECORD["images"]), "15", str(looks)]
+
+
+PARAGRAPHS = [
+    in_short,
+    why,
+    which_classes,
+    what_averaging_brings,
+    what_it_costs,
+    how_far_it_goes,
+]
+
+
+@pytest.mark.parametrize("place", range(len(PARAGRAPHS)))
+def test_the_discussion_says_what_the_record_gives(place):
+    paragraphs = results.discussion(RECORD, LEDGER).split("\n\n")
+    assert len(paragraphs) == len(PARAGRAPHS)
+    assert numbers(paragraphs[place]) == PARAGRAPHS[place]()
+
+
+# --- Every other sentence -------------------------------------------------------------
+
+
+# Numbers of the Markdown cells, with what they are. None of them is a result: those are
+# outputs, made by code.
+FACTS = {
+    "title": (
+        "course, parts, size of EuroSAT, points, minutes and hours of profiles, dates",
+        "2 2 1394 2 1 27000 2 64 64 10 15 10 10 5 4 2 5 2 5 17 2025 30 2026 5",
+    ),
+    "about-parameters": ("a reference", "2"),
+    "about-classes": ("the width of a pixel in metres", "10"),
+    "task-1": ("the assignment's", "1 10 90 360 90"),
+    "about-rotated": ("an angle", "90"),
+    "about-leak-accuracy": ("a task, a number of neighbours", "4 1"),
+    "leak-meaning": ("a formula", "1"),
+    "task-2": ("the assignment's", "2 15"),
+    "about-symmetry": ("a name, references", "4 13 14"),
+    "about-model": ("references, sizes of the network", "3 3 6 6 2 60"),
+    "about-final-part": ("what SIZES holds out", "600"),
+    "about-template": ("the template's settings, a task", "0.001 64 1"),
+    "about-our-model": ("tasks", "3 3"),
+    "task-3": ("points, a reference, names of number formats", "3 10 4 16 32"),
+    "about-choice": ("the template's batch size", "64"),
+    "about-ladder": ("epochs of a rung", "8 8"),
+    "about-trials": ("a task, a bound, channels of a network, epochs", "4 0.05 48 8"),
+    "about-filters": ("a part, a question of it", "1 1.2"),
+    "task-4": ("points, names, a reference, sizes", "4 10 2 2 5 0 6 96 96 3 64 64 0"),
+    "task-5": ("points, the level of an interval", "5 5 95"),
+    "beyond": ("the name of a number format", "16"),
+    "about-published": (
+        "published figures, see PUBLISHED in results.py, and references",
+        "96.21 50 6 98.0 0.29 7 98.57 50 80 1 98.76 50 6 99.00 8 99.20 50 2 99.2 14 9 "
+        "2 7 5400 9 2700 7 0.05",
+    ),
+    "about-calibration": ("an example, a reference", "90 10"),
+    "about-doubtful": ("published figures", "12 62 5400 1.1"),
+    "about-grad-cam": ("a reference", "11"),
+    "about-tile": ("the size of an image in metres", "640 640"),
+}
+
+
+def typed_numbers(cell):
+    """The numbers of a Markdown cell, but for addresses and code."""
+    text = re.sub(r"\]\([^)]*\)", "]", cell.source)
+    return numbers(re.sub(r"`[^`]*`", "", text))
+
+
+def test_no_number_of_a_markdown_cell_is_a_result():
+    for cell in CELLS:
+        if cell.cell_type == "markdown" and cell.id != "references":
+            _, expected = FACTS.get(cell.id, ("", ""))
+            assert typed_numbers(cell) == expected.split(), cell.id
+
+
+def test_the_published_figures_are_those_of_the_table():
+    _, text = FACTS["about-published"]
+    figures = [number for number in text.split() if number.startswith("9")]
+    accuracies = [accuracy for accuracy, _, _ in results.PUBLISHED]
+    assert [float(figure) for figure in figures if "." in figure] == accuracies
+
+
+def test_readme_names_the_size_of_our_network():
+    parameters = RECORD["parameters"]["our tuned model"]
+    sentence = f"Our tuned model is a CNN of {parameters / 1e6:.2f} million parameters"
+    assert sentence in Path("README.md").read_text("utf-8")
