@@ -21,7 +21,7 @@ from tools.files import join_streams
 THEORY = "ps2_theory.ipynb"
 EUROSAT = "ps2_eurosat.ipynb"
 INTERRUPTED = {  # long cells, and the method of Trainer whose third call is stopped
-    "train-base": "optimise",
+    "train-our-model": "optimise",
     "tune": "optimise",
     "final-own": "optimise",
     "fine-tune": "optimise",

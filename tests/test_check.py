@@ -503,6 +503,12 @@ def made_up_record():
             },
         },
         "processor": "AVX512",
+        "epochs": {
+            "template's settings": 1,
+            "our model": 16,
+            "our tuned model": 16,
+            "pretrained model": 6,
+        },
         "grid": [[0.91, 0.92], [0.93, 0.94]],
         "curves": {
             "our model": {

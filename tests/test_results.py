@@ -606,6 +606,12 @@ def test_a_small_gain_by_averaging_is_called_nothing():
     assert "nothing" not in results.what_averaging_brings(ONE_SEED)
 
 
+def test_costs_that_overlap_are_about_the_same():
+    costs = {"our tuned model": [20_000, 30_000], "pretrained model": [25_000]}
+    text = results.what_it_costs({**ONE_SEED, "cost": costs})
+    assert text.endswith("the pretrained model 25,000, about as long.")
+
+
 def test_without_a_rung_that_pays_the_discussion_names_none():
     ledger = {**LEDGER, "ladder": [LEDGER["ladder"][0]]}
     assert "ladder" not in results.discussion(ONE_SEED, ledger)
@@ -679,14 +685,16 @@ ONE_SEED_SAYS = [
     "It also has 6 times as many parameters",
     "gets 87.50% of a sample of its training images right",
     "its settings bring +30.00 points (first seed, McNemar's exact test, p < 0.001)",
-    "the rung that brings most is: Muon (+22.00 points on the validation list)",
-    "by pretrained, seed 42 and by tuned, seed 42: Highway with River (9 and 3); "
-    "Forest with Highway (1 and 7); Forest with River (2 and 0).",
-    "Highway with River, as both are bands a few pixels wide.",
+    "the rung that brings most on the ladder of task 3 is: Muon (+22.00 points on the "
+    "validation list)",
+    "(images: pretrained, seed 42; tuned, seed 42): Highway with River (9 and 3), as "
+    "at ten metres a pixel both are bands a few pixels wide; Forest with Highway (1 "
+    "and 7); Forest with River (2 and 0).",
     "all 2 together 93.00% (+2.00 points). The best of these is all 2 together.",
     "our tuned model 0.50 million parameters, 1.0 MB in half precision, 60 million "
     "multiplications to classify an image",
-    "our tuned model 19,000 to 20,000, the pretrained model 25,000, roughly 1.2 times",
+    "our tuned model took 19,000 to 20,000, the pretrained model 25,000, roughly 1.2 "
+    "times as long",
     "the 2 tuned and pretrained models all miss the same 7 of 200 images",
     "13 scores were taken on the published test list",
 ]
@@ -698,7 +706,7 @@ THREE_SEEDS_SAY = [
     "It is ahead by 7.00 points, or 14 images, on average.",
     "Where such weights may be used, we would use it",
     "3 tuned together 93.00% (+2.00 points); all 6 together 99.00% (+4.50 points)",
-    "The best of these is all 6 together.",
+    "The best of these is all 6 together, 12 images ahead of 3 tuned together.",
 ]
 
 
