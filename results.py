@@ -675,13 +675,13 @@ def which_classes(record):
             continue
         one, other = sorted(record["classes"][label] for label in place)
         counts = " and ".join(str(images[place]) for images in both_ways)
-        pair = f"{one} with {other} ({counts})"
         if (one, other) in LOOK_ALIKE:
-            pair += f", as at ten metres a pixel {LOOK_ALIKE[one, other]}"
-        pairs.append(pair)
+            counts += f", {LOOK_ALIKE[one, other]}"
+        pairs.append(f"{one} with {other} ({counts})")
     return (
-        "**On which classes?** The pairs that are confused most by both together "
-        f"(images: {'; '.join(record['confusion'])}): {in_a_list(pairs)}."
+        "**On which classes?** The pairs that are confused most by both together, with "
+        f"the number of images ({'; '.join(record['confusion'])}) and what they share "
+        f"at ten metres a pixel: {in_a_list(pairs)}."
     )
 
 

@@ -687,9 +687,9 @@ ONE_SEED_SAYS = [
     "its settings bring +30.00 points (first seed, McNemar's exact test, p < 0.001)",
     "the rung that brings most on the ladder of task 3 is: Muon (+22.00 points on the "
     "validation list)",
-    "(images: pretrained, seed 42; tuned, seed 42): Highway with River (9 and 3), as "
-    "at ten metres a pixel both are bands a few pixels wide; Forest with Highway (1 "
-    "and 7); Forest with River (2 and 0).",
+    "(pretrained, seed 42; tuned, seed 42) and what they share at ten metres a pixel: "
+    "Highway with River (9 and 3, both are bands a few pixels wide); Forest with "
+    "Highway (1 and 7); Forest with River (2 and 0).",
     "all 2 together 93.00% (+2.00 points). The best of these is all 2 together.",
     "our tuned model 0.50 million parameters, 1.0 MB in half precision, 60 million "
     "multiplications to classify an image",
