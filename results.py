@@ -40,7 +40,7 @@ IN_BOTH = "inputs standardised"  # the rung that our model shares with our tuned
 LOOK_ALIKE = {  # pairs of classes, and why they may be confused
     ("HerbaceousVegetation", "PermanentCrop"): "both are patches of green and brown",
     ("AnnualCrop", "PermanentCrop"): "both are fields with straight borders",
-    ("AnnualCrop", "HerbaceousVegetation"): "a fallow field is both",
+    ("AnnualCrop", "HerbaceousVegetation"): "either may be fallow land",
     ("Highway", "River"): "both are bands a few pixels wide",
     ("HerbaceousVegetation", "Pasture"): "both are grass",
     ("Industrial", "Residential"): "both are built up",

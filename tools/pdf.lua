@@ -54,7 +54,7 @@ function Table(it) -- columns as wide as their text, not as their source
   for _, column in ipairs(it.colspecs) do
     column[2] = nil
   end
-  if #it.bodies[1].body > 8 then -- it may go on over the page
+  if #it.bodies[1].body > 8 then -- held to its caption it would leave too much of a page empty
     return it
   end
   return sticky(pandoc.Blocks{it})
