@@ -1,8 +1,9 @@
 """The record of part 2: a row for each model, exact tests, and tables of both.
 
-Used by ps2_eurosat.ipynb, tools/ and tests/. The record is the dictionary that part 2
-writes to report/results.json. Each table is a function of it, in Markdown for the
-notebook and as text for README.md, so that all of them say the same.
+Used by ps2_eurosat.ipynb, discussion.py, tools/ and tests/. The record is the
+dictionary that part 2 writes to report/results.json; the ledger, report/trials.json,
+holds trials and the ladder. A table is Markdown for the notebook and text for
+README.md, so that both say the same.
 """
 
 import json
@@ -18,9 +19,9 @@ from scipy import stats
 
 RESULTS = Path("report/results.json")
 LEDGER = Path("report/trials.json")
+TRAIN_LIST_ALONE = "tuned, train list alone"  # the name of a model
 SIGNIFICANT = 0.05  # p-values below count as a difference
 VALIDATION_IMAGES = 5400  # of the published validation list, which judges trials
-NOTHING = 0.1  # points; a gain by averaging below it is called nothing
 PUBLISHED = [  # accuracy in %, test images, number among the references of part 2
     (96.21, 5400, 6),
     (98.00, 5400, 7),
@@ -30,21 +31,6 @@ PUBLISHED = [  # accuracy in %, test images, number among the references of part
     (99.20, 5400, 2),
     (99.20, 2700, 9),
 ]
-ADVICE = {  # by the model that is better
-    "pretrained": "Its likeliest advantage is what it learnt on ImageNet. Where such "
-    "weights may be used, we would use it; where every byte counts, our own.",
-    "tuned": "We would use our tuned model.",
-    "": "While neither is shown to be better, we would use the smaller one.",
-}
-IN_BOTH = "inputs standardised"  # the rung that our model shares with our tuned model
-LOOK_ALIKE = {  # pairs of classes, and why they may be confused
-    ("HerbaceousVegetation", "PermanentCrop"): "both are patches of green and brown",
-    ("AnnualCrop", "PermanentCrop"): "both are fields with straight borders",
-    ("AnnualCrop", "HerbaceousVegetation"): "either may be fallow land",
-    ("Highway", "River"): "both are bands a few pixels wide",
-    ("HerbaceousVegetation", "Pasture"): "both are grass",
-    ("Industrial", "Residential"): "both are built up",
-}
 
 
 def read_json(path):
@@ -60,7 +46,7 @@ def json_text(content):
 # --- Rows and exact tests -------------------------------------------------------------
 
 
-def rows(sample_scores, sample_labels, test_scores, test_labels, views_of):
+def model_rows(sample_scores, sample_labels, test_scores, test_labels, views_of):
     """{model: what it reached on a sample of its training images and on the test part}.
 
     Scores (N, n_classes) are logarithms of probabilities, labels (N,). Models averaged
@@ -181,7 +167,7 @@ def bundle(table):
     return {"text/markdown": as_markdown(table), "text/plain": as_text(table)}
 
 
-def show(table):
+def show_table(table):
     """Show a table in a notebook."""
     display(bundle(table), raw=True)
 
@@ -191,12 +177,17 @@ def show_text(text):
     display({"text/markdown": text, "text/plain": text}, raw=True)
 
 
+def count(number, word):
+    """A number with its word: 1 epoch, 3 epochs."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
 def percent(share):
     """A share in [0, 1] as a text: 98.15%."""
     return f"{share:.2%}"
 
 
-def where(record):
+def judged_on(record):
     """What the record was judged on: test list, 5,400 images (EuroSAT)."""
     return f"{record['judged on']}, {record['images']:,} images ({record['data']})"
 
@@ -221,7 +212,7 @@ def template_table(record):
     sample = results["our model"]["training images"]
     caption = (
         f"One seed each. Train: {sample:,} images on which that model was trained; "
-        f"test: the {where(record)}. Both are measured after training, on whole "
+        f"test: the {judged_on(record)}. Both are measured after training, on whole "
         "images. Labels smoothed in training raise the losses of the last two. Views: "
         "over how many of an image predictions are averaged."
     )
@@ -232,33 +223,35 @@ def results_table(record):
     """Every model's test accuracy, right answers and interval."""
     rows = []
     for name, row in record["results"].items():
-        low, high = row["interval"]
-        answers = f"{row['correct']:,} of {row['total']:,}"
-        interval = f"{100 * low:.2f} to {percent(high)}"
         label = name
         if "seed" not in name and "together" not in name:
             label = f"{name}, one seed"
         accuracy = percent(row["Accuracy (test)"])
-        rows.append([label, row["views"], accuracy, answers, interval])
-    caption = f"Accuracy on the {where(record)}, with Wilson's interval."
+        answers = right_answers(row)
+        rows.append([label, row["views"], accuracy, answers, interval_text(row)])
+    caption = f"Accuracy on the {judged_on(record)}, with Wilson's interval."
     header = ["model", "views", "accuracy", "right answers", "95 % interval"]
     return Table(caption, header, rows)
+
+
+def right_answers(row):
+    """How many answers of a row are right, as a text: 5,306 of 5,400."""
+    return f"{row['correct']:,} of {row['total']:,}"
+
+
+def interval_text(row):
+    """The interval of a row's accuracy as a text: 97.87 to 98.58%."""
+    low, high = row["interval"]
+    return f"{100 * low:.2f} to {percent(high)}"
 
 
 def leak_table(record):
     """What copies of training images on the test side do to an accuracy."""
     rows = []
     for name, row in record["neighbours"].items():
-        low, high = row["interval"]
-        rows.append(
-            [
-                name,
-                f"{row['copies']:.1%}",
-                f"{row['correct']:,} of {row['total']:,}",
-                percent(row["correct"] / row["total"]),
-                f"{100 * low:.2f} to {percent(high)}",
-            ]
-        )
+        copies = f"{row['copies']:.1%}"
+        accuracy = percent(row["correct"] / row["total"])
+        rows.append([name, copies, right_answers(row), accuracy, interval_text(row)])
     caption = "1-nearest-neighbour on frozen features, with Wilson's interval."
     header = ["", "with a copy", "right answers", "accuracy", "95 % interval"]
     return Table(caption, header, rows)
@@ -274,6 +267,45 @@ def grid_table(grid, rates, batches, judged):
         "(rows) and learning rate (columns)."
     )
     return Table(caption, ["batch size", *[str(rate) for rate in rates]], rows)
+
+
+def calibration_table(record):
+    """How sure the models are, as trained and with their scores divided by T."""
+    rows = []
+    for model, kinds in record["calibration"].items():
+        for kind, row in kinds.items():
+            temperature = f"{row['temperature']:.2f}"
+            shares = [percent(row["confidence"]), percent(row["test accuracy"])]
+            names = ("calibration error", "noise floor", "test loss")
+            values = [f"{row[name]:.3f}" for name in names]
+            rows.append([f"{model}, {kind}", temperature, *shares, *values])
+    caption = (
+        f"Calibration on the {judged_on(record)}. Sure: the mean probability of the "
+        "class that wins."
+    )
+    header = ["model", "T", "sure", "right", "calibration error", "noise floor", "loss"]
+    return Table(caption, header, rows)
+
+
+def calibration_answer(record):
+    """Are the models right as often as they say, as trained and scaled?"""
+    sentences = []
+    for model, kinds in record["calibration"].items():
+        trained = kinds["as trained"]
+        scaled = kinds["scaled"]
+        often = "less"
+        if trained["test accuracy"] > trained["confidence"]:
+            often = "more"
+        sentences.append(
+            f"As trained, the model {model} is right {often} often than it says "
+            f"({percent(trained['test accuracy'])} against "
+            f"{percent(trained['confidence'])}). Scaled by T = "
+            f"{scaled['temperature']:.2f}, its calibration error is "
+            f"{scaled['calibration error']:.3f}, in the place of "
+            f"{trained['calibration error']:.3f}; the noise floor is "
+            f"{scaled['noise floor']:.3f}."
+        )
+    return f"**So is it?** {' '.join(sentences)}"
 
 
 def class_table(report, classes, model):
@@ -295,11 +327,15 @@ def accuracies_of(record, names):
 def mean_over_seeds(record, kind):
     """(mean test accuracy, its spread) of a kind of model, as texts."""
     values = accuracies_of(record, record["seeds of"][kind])
-    mean = percent(np.mean(values))
-    if len(values) == 1:
-        return mean, "one seed"
-    deviation = 100 * np.std(values, ddof=1)
-    return mean, f"± {deviation:.2f}, {len(values)} seeds"
+    return percent(np.mean(values)), spread_text(values)
+
+
+def spread_text(accuracies):
+    """The standard deviation of accuracies in [0, 1], one for each seed, in points."""
+    if len(accuracies) == 1:
+        return "one seed"
+    deviation = 100 * np.std(accuracies, ddof=1)
+    return f"± {deviation:.2f}, {len(accuracies)} seeds"
 
 
 def mcnemar_table(record):
@@ -310,7 +346,7 @@ def mcnemar_table(record):
         only_one, only_two = row["right alone"]
         pair = f"{one} / {two}"
         rows.append([pair, str(only_one), str(only_two), f"{row['p']:.2g}"])
-    caption = verdict(record)
+    caption = f"{verdict(record)} The last row is what tuning brings."
     header = ["models", "first alone right", "second alone right", "p"]
     return Table(caption, header, rows)
 
@@ -342,11 +378,11 @@ def verdict(record):
     if len(record["mcnemar"]) > 1:
         seeds = f"all {len(record['mcnemar'])} seeds"
     largest = max(row["p"] for row in record["mcnemar"])
-    chance = f"McNemar's exact test, {in_bounds(largest)}"
+    chance = f"McNemar's exact test, {p_text(largest)}"
     return f"The {better} model is better for {seeds} ({chance})."
 
 
-def in_bounds(p_value):
+def p_text(p_value):
     """p < 0.001, p < 0.01 or p < 0.05, or else its value."""
     for bound in (0.001, 0.01, SIGNIFICANT):
         if p_value < bound:
@@ -357,7 +393,9 @@ def in_bounds(p_value):
 def published_table(record):
     """Published figures beside three of our models, by Fisher's exact test."""
     results = record["results"]
-    ours = [name for name in results if name.endswith(("alone", "seed 42"))]
+    ours = [names[0] for names in record["seeds of"].values()]
+    if TRAIN_LIST_ALONE in results:
+        ours = [TRAIN_LIST_ALONE, *ours]
     rows = []
     for accuracy, total, source in PUBLISHED:
         correct = round(accuracy * total / 100)
@@ -382,7 +420,7 @@ def summary_table(record):
         rows.append([with_epochs(record, kind), mean, spread])
     for name in record["together"]:
         rows.append([name, percent(results[name]["Accuracy (test)"]), ""])
-    caption = f"Accuracy on the {where(record)}; {record['numbers of']}."
+    caption = f"Accuracy on the {judged_on(record)}; {record['numbers of']}."
     return Table(caption, ["model", "accuracy", ""], rows)
 
 
@@ -395,49 +433,44 @@ def trials_tables(ledger):
     """Two tables of the ledger: trials of today's networks, and of earlier ones."""
     today = [row for row in ledger["trials"] if "earlier" not in row]
     earlier = [row for row in ledger["trials"] if "earlier" in row]
+    trials = [*today, *earlier]
+    rows = [trial_row(place, trials) for place in range(len(trials))]
+    header = ["row", "network", "settings", "images", "accuracy", "spread", "verdict"]
     about = "judged on the validation list, accuracy in %"
     no_more = "which today's code cannot repeat"
     return [
-        trials_table(today, today, f"Trials of today's networks, {about}."),
-        trials_table(earlier, today + earlier, f"Earlier trials, {no_more}, {about}."),
+        Table(f"Trials of today's networks, {about}.", header, rows[: len(today)]),
+        Table(f"Earlier trials, {no_more}, {about}.", header, rows[len(today) :]),
     ]
 
 
-def trials_table(trials, references, caption):
-    """Some trials, with accuracies in % and a verdict by the first of `references`."""
-    rows = []
-    for row in trials:
-        values = 100 * np.array(row["validation_accuracy"])
-        settings = [f"{name} {value}" for name, value in row["changes"].items()]
-        spread = "one seed"
-        if len(values) > 1:
-            spread = f"± {values.std(ddof=1):.2f}, {len(values)} seeds"
-        rows.append(
-            [
-                row["model"],
-                ", ".join(settings),
-                f"{row['images']:,}",
-                f"{values.mean():.2f}",
-                spread,
-                trial_verdict(row, references),
-            ]
-        )
-    header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
-    return Table(caption, header, rows)
+def trial_row(place, trials):
+    """The texts of the trial at a place, numbered from 1, with accuracies in %."""
+    trial = trials[place]
+    accuracies = trial["validation_accuracy"]
+    settings = [f"{name} {value}" for name, value in trial["changes"].items()]
+    return [
+        str(place + 1),
+        trial["model"],
+        ", ".join(settings),
+        f"{trial['images']:,}",
+        f"{100 * np.mean(accuracies):.2f}",
+        spread_text(accuracies),
+        trial_verdict(place, trials),
+    ]
 
 
-def trial_verdict(row, trials):
+def trial_verdict(place, trials):
     """How a trial differs from its reference, with the standard error.
 
-    The reference is the first trial of the same network with as many images, epochs
-    and seeds. Several seeds are compared by Welch's test; one seed counts as different
-    from two standard errors on.
+    Several seeds are compared by Welch's test; one seed counts as different from two
+    standard errors on.
     """
-    reference = next(other for other in trials if alike(other) == alike(row))
-    if reference is row:
+    reference = place_of_reference(place, trials)
+    if reference == place:
         return "reference"
-    ours = 100 * np.array(row["validation_accuracy"])
-    theirs = 100 * np.array(reference["validation_accuracy"])
+    ours = 100 * np.array(trials[place]["validation_accuracy"])
+    theirs = 100 * np.array(trials[reference]["validation_accuracy"])
     difference = ours.mean() - theirs.mean()
     if len(ours) == 1:
         error = error_of_difference(ours[0], theirs[0], VALIDATION_IMAGES)
@@ -445,7 +478,36 @@ def trial_verdict(row, trials):
     else:
         error = np.hypot(stats.sem(ours), stats.sem(theirs))
         differs = stats.ttest_ind(ours, theirs, equal_var=False).pvalue < SIGNIFICANT
-    return f"{in_a_word(difference, differs)} ({signed(difference)} ± {error:.2f})"
+    beside = "than" if differs else "beside"
+    word = f"{verdict_word(difference, differs)} {beside} {reference + 1}"
+    return f"{word} ({signed(difference)} ± {error:.2f})"
+
+
+def place_of_reference(place, trials):
+    """The place of the trial that a verdict compares with; its own if there is none.
+
+    It is the first of the same network with as many images, seeds and epochs. That one
+    is itself compared with the first of its family, whatever the epochs.
+    """
+    for key in (trial_key, family_key):
+        keys = [key(trial) for trial in trials]
+        first = keys.index(keys[place])
+        if first != place:
+            return first
+    return place
+
+
+def trial_key(trial):
+    """What trials have in common that differ in one setting or a few."""
+    network, _, _ = trial["model"].partition(",")
+    about = trial.get("settings", trial["changes"])  # the earliest have changes alone
+    return network, trial["images"], len(trial["seeds"]), str(about["epochs"])
+
+
+def family_key(trial):
+    """What trials of a family have in common: all pretrained networks are one."""
+    family, *_ = re.split("[ ,]", trial["model"])
+    return family, trial["images"], len(trial["seeds"])
 
 
 def signed(points):
@@ -463,18 +525,11 @@ def error_of_difference(one, two, images):
     return math.sqrt(sum(variances))
 
 
-def in_a_word(difference, differs):
+def verdict_word(difference, differs):
     """better, worse or undecided."""
     if not differs:
         return "undecided"
     return "better" if difference > 0 else "worse"
-
-
-def alike(row):
-    """What two trials have in common that a verdict may compare."""
-    network, _, _ = row["model"].partition(",")
-    epochs = str(row["changes"].get("epochs", 1))
-    return network, row["images"], epochs, len(row["seeds"])
 
 
 # --- The ladder -----------------------------------------------------------------------
@@ -495,7 +550,7 @@ class Step(NamedTuple):
 
     def verdict(self):
         """better, worse or undecided: it takes two standard errors to decide."""
-        return in_a_word(self.gain, abs(self.gain) > 2 * self.error)
+        return verdict_word(self.gain, abs(self.gain) > 2 * self.error)
 
 
 def ladder_steps(ledger):
@@ -520,10 +575,10 @@ def ladder_table(ledger):
     """The ladder: each rung, what it is compared with, and what it brings."""
     rows = []
     for row, step in zip(ledger["ladder"], ladder_steps(ledger), strict=True):
-        values = 100 * np.array(row["validation_accuracy"])
-        spread = "one seed"
-        if len(values) > 1:
-            spread = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}, {len(values)}"
+        accuracies = row["validation_accuracy"]
+        spread = spread_text(accuracies)
+        if len(accuracies) > 1:
+            spread = f"{100 * np.mean(accuracies):.2f} {spread}"
         gain = ""
         verdict = ""
         if step.below:
@@ -533,11 +588,11 @@ def ladder_table(ledger):
         rows.append([step.rung, step.below, accuracy, spread, gain, verdict])
     caption = (
         "The ladder. Accuracy in % on the validation list after 8 epochs on the train "
-        "list, with seed 42 and as a mean over several; gain in points, with its "
+        "list, with seed 42, and its mean over several; gain in points, with its "
         "standard error. That is the error of the sampling of images alone: with other "
         "seeds a gain may differ by more."
     )
-    header = ["rung", "compared with", "accuracy", "seeds", "gain", "verdict"]
+    header = ["rung", "compared with", "accuracy", "all seeds", "gain", "verdict"]
     return Table(caption, header, rows)
 
 
@@ -563,204 +618,3 @@ def what_pays(ledger):
 def in_a_list(texts):
     """Texts with semicolons between them, or none."""
     return "; ".join(texts) if texts else "none"
-
-
-# --- The discussion -------------------------------------------------------------------
-
-
-def discussion(record, ledger):
-    """The discussion of part 2, in Markdown: first the answer, then reasons.
-
-    All numbers are from the record and the ledger.
-    """
-    return "\n\n".join(
-        [
-            in_short(record),
-            why(record, ledger),
-            which_classes(record),
-            what_averaging_brings(record),
-            what_it_costs(record),
-            how_far_it_goes(record, ledger),
-        ]
-    )
-
-
-def count(number, word):
-    """A number with its word: 1 epoch, 3 epochs."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def in_short(record):
-    """Which kind of model is better, by how much, why, and which we would use."""
-    ours = percent(record["results"]["our model"]["Accuracy (test)"])
-    tuned, tuned_spread = mean_over_seeds(record, "our tuned model")
-    pretrained, spread = mean_over_seeds(record, "pretrained model")
-    sentences = [
-        f"**In short:** on the {where(record)}, the pretrained model reaches "
-        f"{pretrained} ({spread}), our tuned model {tuned} ({tuned_spread}), and our "
-        f"model {ours} (one seed).",
-        verdict(record),
-    ]
-    better = better_model(record)
-    if better:
-        points = abs(points_ahead(record))
-        images = round(points * record["images"] / 100)
-        sentences.append(
-            f"It is ahead by {points:.2f} points, or {images} images, on average."
-        )
-    sentences.append(ADVICE[better])
-    if len(record["mcnemar"]) > 1:
-        sentences.append("± is the standard deviation over the seeds.")
-    return " ".join(sentences)
-
-
-def points_ahead(record):
-    """How far the pretrained model is ahead of the tuned one: means over seeds."""
-    means = {}
-    for kind, names in record["seeds of"].items():
-        means[kind] = 100 * np.mean(accuracies_of(record, names))
-    return means["pretrained model"] - means["our tuned model"]
-
-
-def why(record, ledger):
-    """What sets the three kinds of model apart."""
-    own = record["parameters"]["our tuned model"]
-    pretrained = record["parameters"]["pretrained model"]
-    tuned = record["results"][record["seeds of"]["our tuned model"][0]]
-    ours = record["results"]["our model"]
-    gain = 100 * (tuned["Accuracy (test)"] - ours["Accuracy (test)"])
-    chance = in_bounds(record["mcnemar of tuning"]["p"])
-    learnt = tuned["Accuracy (train)"]
-    meaning = "so it hardly lacks capacity"
-    if learnt < 0.99:
-        meaning = "so it is not trained to its end"
-    text = (
-        "**Why?** The pretrained model starts from features learnt on the photographs "
-        f"of ImageNet, ours from random weights. It also has {pretrained / own:.0f} "
-        "times as many parameters, and in a full run sees enlarged images. Without "
-        "enlarging, a trial of it in task 3 is still ahead of ours; what it learnt "
-        "before and its size we did not separate. Our tuned model gets "
-        f"{percent(learnt)} of a sample of its training images right, {meaning}. "
-        "It and our model are the same network, trained on the same images "
-        "for as many epochs; its settings bring "
-        f"{signed(gain)} points (first seed, McNemar's exact test, {chance})."
-    )
-    paying = [
-        step
-        for step in ladder_steps(ledger)
-        if step.in_recipe
-        and step.below
-        and step.verdict() == "better"
-        and step.rung != IN_BOTH
-    ]
-    if paying:
-        most = max(paying, key=lambda step: step.gain)
-        text += (
-            " Of the settings in which they differ, the rung that brings most on the "
-            f"ladder of task 3 is: {most.rung} ({signed(most.gain)} points on the "
-            "validation list)."
-        )
-    return text
-
-
-def which_classes(record):
-    """The pairs of classes that are confused most, with both kinds of model."""
-    matrices = [np.array(matrix) for matrix in record["confusion"].values()]
-    both_ways = [np.triu(matrix + matrix.T, k=1) for matrix in matrices]
-    total = sum(both_ways)
-    order = np.argsort(-total, axis=None, kind="stable")[:4]
-    pairs = []
-    for place in zip(*np.unravel_index(order, total.shape), strict=True):
-        if total[place] == 0:
-            continue
-        one, other = sorted(record["classes"][label] for label in place)
-        counts = " and ".join(str(images[place]) for images in both_ways)
-        if (one, other) in LOOK_ALIKE:
-            counts += f", {LOOK_ALIKE[one, other]}"
-        pairs.append(f"{one} with {other} ({counts})")
-    return (
-        "**On which classes?** The pairs that are confused most by both together, with "
-        f"the number of images ({'; '.join(record['confusion'])}) and what they share "
-        f"at ten metres a pixel: {in_a_list(pairs)}."
-    )
-
-
-def what_averaging_brings(record):
-    """Models together, beside the mean of their members."""
-    sentences = []
-    in_vain = []
-    for name, members in record["together"].items():
-        accuracy = record["results"][name]["Accuracy (test)"]
-        alone = np.mean(accuracies_of(record, members))
-        gain = 100 * (accuracy - alone)
-        sentences.append(f"{name} {percent(accuracy)} ({signed(gain)} points)")
-        if gain < NOTHING:
-            in_vain.append(name)
-    together = {name: record["results"][name]["correct"] for name in record["together"]}
-    best, *others = sorted(together, key=together.get, reverse=True)
-    text = (
-        "**What averaging brings,** beside the mean of the members: "
-        f"{in_a_list(sentences)}. The best of these is {best}"
-    )
-    if others:
-        lead = count(together[best] - together[others[0]], "image")
-        text += f", {lead} ahead of {others[0]}"
-    text += "."
-    if in_vain:
-        text += (
-            f" Below {NOTHING} points, {NOTHING * record['images'] / 100:.0f} images, "
-            f"we call a gain nothing: so for {in_a_list(in_vain)}."
-        )
-    return text
-
-
-def what_it_costs(record):
-    """Sizes, arithmetic and training times."""
-    costs = []
-    for kind, parameters in record["parameters"].items():
-        size = 2 * parameters / 10**6
-        millions = record["multiply-adds"][kind] / 10**6
-        costs.append(
-            f"{kind} {parameters / 10**6:.2f} million parameters, {size:.1f} MB in "
-            f"half precision, {millions:.0f} million multiplications to classify an "
-            "image"
-        )
-    own = record["cost"]["our tuned model"]
-    pretrained = record["cost"]["pretrained model"]
-    ratio = np.median(pretrained) / np.median(own)
-    beside = f"roughly {ratio:.1f} times as long"
-    if min(own) <= max(pretrained) and min(pretrained) <= max(own):
-        beside = "about as long"
-    return (
-        f"**What it costs:** {in_a_list(costs)}. Training, each for its own number of "
-        "epochs, is measured in products of two 1,000×1,000 matrices on the same "
-        f"machine: our tuned model took {in_two_digits(own)}, the pretrained model "
-        f"{in_two_digits(pretrained)}, {beside}."
-    )
-
-
-def in_two_digits(costs):
-    """The range of some costs, to two digits: 160,000 to 170,000."""
-    ends = [f"{float(f'{cost:.2g}'):,.0f}" for cost in (min(costs), max(costs))]
-    low, high = ends
-    return low if low == high else f"{low} to {high}"
-
-
-def how_far_it_goes(record, ledger):
-    """What the accuracies do not say."""
-    models = sum(len(names) for names in record["seeds of"].values())
-    text = (
-        f"**How far it goes:** the {models} tuned and pretrained models all miss the "
-        f"same {record['wrong by all']:,} of {record['images']:,} images; their labels "
-        "are wrong, or the images are hard. Neighbouring tiles of a scene may lie on "
-        "both sides of the split, so accuracy in a new region may be lower [15]; that "
-        "is not measured here."
-    )
-    looks = sum(row["looks"] for row in ledger["test"])
-    if looks > 0:
-        text += (
-            f" In the history of this project {looks} scores were taken on the "
-            f"published test list ({LEDGER}); every recorded trial was judged on the "
-            "validation list."
-        )
-    return text

@@ -46,7 +46,7 @@ def product_table():
 
 
 def division_table():
-    """The table (8, 8) with table[g, h] = q, where "first q, then g" is h."""
+    """The table (8, 8) of g⁻¹h: of the symmetry q for which "first q, then g" is h."""
     return product_table().argsort(dim=1)  # in row g of the products, h is at place q
 
 
@@ -74,7 +74,8 @@ class D4LiftingConv2d(nn.Conv2d):
         super().__init__(channels, fields, kernel_size, stride, padding)
         self.fields = fields
         self.out_channels = 8 * fields
-        # where in a filter each entry of its eight forms comes from
+        # Where in a filter each entry of its eight forms comes from. So that a step of
+        # training gathers all of them at once.
         shape = self.weight.shape[1:]
         places = torch.arange(shape.numel()).view(shape)
         sources = torch.stack(self.eight_forms(places)).flatten()

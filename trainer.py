@@ -177,7 +177,7 @@ def default_device():
 def has_bfloat16(device):
     """Does the device compute in bfloat16 itself? Elsewhere float32 is faster."""
     if device.type == "cpu":
-        if "ONEDNN_MAX_CPU_ISA" in os.environ:  # held to older instructions
+        if "ONEDNN_MAX_CPU_ISA" in os.environ:  # it may forbid these instructions
             return False
         return torch.cpu.get_capabilities().get("avx512_bf16", False)
     if device.type == "cuda":
@@ -190,8 +190,8 @@ class Trainer:
 
     Each of SETTINGS, changed by `cfg`, becomes an attribute and stays as it is: another
     setting takes another Trainer. All of them, as they were given, are in `cfg`; the
-    attributes `criterion` and `optimizer` are what they stand for. The global random
-    state is left alone.
+    attributes `criterion` and `optimizer` are what they stand for. A training leaves
+    the global random state as it was.
     """
 
     bfloat16 = True  # train in it where the device computes in it
@@ -272,7 +272,8 @@ class Trainer:
         """(avg_loss, avg_acc): lists of the means over the images so far in each epoch.
 
         One value an iteration. self.validation lists loss and accuracy on the dataset
-        `validation` after each epoch. FloatingPointError if the loss becomes infinite.
+        `validation` after each epoch. FloatingPointError if a loss or a gradient is
+        not finite.
         """
         refuse_empty(dataset)
         base, indices = unwrap(dataset)
@@ -344,7 +345,8 @@ class Trainer:
         if not (loss + norm).isfinite():
             found = f"the loss is {loss}, its gradient {norm} long"
             rate = f"lower learning_rate (now {self.learning_rate})"
-            raise FloatingPointError(f"{found}: {rate} or set max_grad_norm")
+            bound = f"max_grad_norm (now {self.max_grad_norm})"
+            raise FloatingPointError(f"{found}: {rate} or {bound}")
         self.optimizer.step()
         self.schedule.step()
         self.move_average()
@@ -426,7 +428,10 @@ class Trainer:
     # --- a finished network in a file, see train_or_load in utils.py ---
 
     def identity(self, dataset):
-        """What training on `dataset` depends on: a text, the same on every machine."""
+        """The settings and the labels of a training: a text, the same on every machine.
+
+        A stored training is known by it. Neither the model nor the pixels are in it.
+        """
         parts = [f"{name} {describe(value)}" for name, value in self.cfg.items()]
         labels = get_labels(dataset).cpu().numpy().tobytes()
         digest = hashlib.sha256(labels).hexdigest()[:16]

@@ -79,16 +79,19 @@ def png_bytes(fig, dpi):
 
 
 @contextlib.contextmanager
-def progress(items, label, note=str):
+def progress(items, label, note=lambda: ""):
     """`with progress(items, label) as items:` shows how many of them a loop has done.
 
-    `items` is a sequence; `note()` is shown behind the time that is left. One line,
+    `items` is a sequence; `note()` is shown behind their number. One line,
     rewritten in place; silent without a label. The line that stays, after an error or
     an interrupt too, holds no time.
     """
     show = progress_line(label)
     start = time.monotonic()
     done = 0
+
+    def reached():
+        return f"{label}: {done} of {len(items)} {note()}".rstrip()
 
     def counted():
         nonlocal done
@@ -100,12 +103,12 @@ def progress(items, label, note=str):
             if now - shown > 0.5:
                 shown = now
                 left = (now - start) / done * (len(items) - done)
-                show(f"{label}: {done} of {len(items)}, {left:.0f} s left {note()}")
+                show(f"{reached()}, {left:.0f} s left")
 
     try:
         yield counted()
     finally:
-        show(f"{label}: {done} of {len(items)} {note()}".strip() + ".")
+        show(f"{reached()}.")
 
 
 def progress_line(label):

@@ -524,9 +524,21 @@ def made_up_record():
             "pretrained": model_row(5346, 0.132401),
         },
         "mcnemar": [two_models(16, 62)],
+        "mcnemar of tuning": two_models(27, 241),
         "confusion": {"tuned": [[500, 12], [3, 485]]},
         "wrong by all": 23,
-        "calibration error": {"tuned, T = 0.55": 0.0047},
+        "calibration": {
+            "tuned": {
+                "scaled": {
+                    "temperature": 0.5512,
+                    "confidence": 0.9821,
+                    "test accuracy": 5300 / 5400,
+                    "calibration error": 0.0047,
+                    "noise floor": 0.0031,
+                    "test loss": 0.0632,
+                },
+            },
+        },
         "cost": {"our tuned model": 171264.5},
         "most like K_edge": 0.7712,
     }
@@ -572,9 +584,9 @@ ON_THE_SAME = [  # differences on the same kind of processor
         id="one answer",
     ),
     pytest.param(
-        ("calibration error", "tuned, T = 0.55"),
+        ("calibration", "tuned", "scaled", "calibration error"),
         0,
-        ["calibration error, tuned, T = 0.55: 0.0047, now 0"],
+        ["calibration, tuned, scaled, calibration error: 0.0047, now 0"],
         id="calibration error",
     ),
     pytest.param(
@@ -682,10 +694,25 @@ ON_ANOTHER = [  # (place, value, may it move?) on another kind of processor
         ("curves", "our model", "training loss"), 0.3001, False, id="stored curve"
     ),
     pytest.param(
-        ("calibration error", "tuned, T = 0.55"), 0.0048, True, id="calibration"
+        ("calibration", "tuned", "scaled", "calibration error"),
+        0.0048,
+        True,
+        id="calibration",
     ),
     pytest.param(
-        ("calibration error", "tuned, T = 0.55"), 0, False, id="calibration of none"
+        ("calibration", "tuned", "scaled", "calibration error"),
+        0,
+        False,
+        id="calibration of none",
+    ),
+    pytest.param(
+        ("calibration", "tuned", "scaled", "temperature"),
+        0.5514,
+        True,
+        id="fourth digit of a temperature",
+    ),
+    pytest.param(
+        ("mcnemar of tuning", "p"), 0.5, False, id="p of tuning that does not follow"
     ),
     pytest.param(
         ("confusion", "tuned", 0), [498, 14], True, id="two in the confusion matrix"

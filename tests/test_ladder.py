@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+import discussion
 from results import LEDGER, ladder_table
 from tests.helpers import refused
 from tests.test_trials import TRAIN, VALIDATION, tiny_eurosat
@@ -125,6 +126,20 @@ def test_another_seed_needs_the_first_one(short, monkeypatch):
 def test_a_rung_that_is_none_is_refused(short, monkeypatch):
     with refused(ValueError, "no rung 'Moun'", "averaged weights"):
         climb(monkeypatch, "Moun")
+
+
+def test_a_foreign_rung_of_the_ledger_is_refused_at_once(short, monkeypatch):
+    climb(monkeypatch, "template's settings, 8 epochs")
+    ledger = trials.read_ledger()
+    ledger["ladder"][0]["rung"] = "renamed"
+    LEDGER.write_text(json.dumps(ledger), "utf-8")
+    monkeypatch.setattr(ladder, "climb", None)  # to train anything would fail
+    with refused(ValueError, "has a rung 'renamed'", "take its row out"):
+        climb(monkeypatch, "inputs standardised")
+
+
+def test_the_rung_that_our_models_share_is_on_the_ladder():
+    assert discussion.IN_BOTH in ladder.STEPS
 
 
 def test_the_committed_ladder_is_that_of_todays_rungs(rungs):

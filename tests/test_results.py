@@ -14,6 +14,7 @@ import torch
 
 import results
 from tests.helpers import refused
+from tests.records import LEDGER, ONE_SEED, THREE_SEEDS
 
 table = pytest.mark.parametrize
 case = pytest.param
@@ -57,7 +58,7 @@ def test_rows_hold_accuracies_losses_and_intervals():
     }
     sample_scores = {"net": torch.tensor([[0.8, 0.2], [0.4, 0.6]]).log()}
     sample_labels = {"net": torch.tensor([0, 0])}  # right, wrong
-    rows = results.rows(
+    rows = results.model_rows(
         sample_scores,
         sample_labels,
         test_scores,
@@ -154,216 +155,6 @@ def test_fisher_is_a_sum_of_tables(correct, wrong, other_correct, other_wrong):
 
 
 # --- Tables of made-up records --------------------------------------------------------
-
-
-def made_up_row(correct):
-    """A model that has `correct` of 200 answers right; the other numbers are fixed."""
-    return {
-        "views": "8",
-        "training images": 2000,
-        "Accuracy (train)": 0.875,
-        "Loss (train)": 0.125,
-        "Accuracy (test)": correct / 200,
-        "Loss (test)": 0.25,
-        "correct": correct,
-        "total": 200,
-        "interval": [0.5, 0.75],
-    }
-
-
-ABOUT = {  # what both made-up records hold
-    "classes": ["Forest", "Highway", "River"],
-    "confusion": {
-        "pretrained, seed 42": [[90, 1, 0], [0, 60, 4], [2, 5, 38]],
-        "tuned, seed 42": [[88, 3, 0], [4, 58, 2], [0, 1, 44]],
-    },
-    "cost": {
-        "our model": [10_111.0],
-        "our tuned model": [19_000.0, 20_000.0, 20_400.0],
-        "pretrained model": [25_000.0],
-    },
-    "multiply-adds": {"our tuned model": 60_400_000, "pretrained model": 300_000_000},
-    "epochs": {
-        "template's settings": 1,
-        "our model": 16,
-        "our tuned model": 16,
-        "pretrained model": 6,
-    },
-    "mcnemar of tuning": {
-        "models": ["our model", "tuned, seed 42"],
-        "right alone": [10, 70],
-        "p": 1e-9,
-    },
-    "parameters": {"our tuned model": 500_000, "pretrained model": 3_000_000},
-    "wrong by all": 7,
-    "neighbours": {
-        "split by draw": {
-            "copies": 0.256,
-            "correct": 180,
-            "total": 200,
-            "interval": [0.85, 0.9375],
-        },
-    },
-}
-ONE_SEED = {
-    "data": "Drawn stand-in, not EuroSAT",
-    "numbers of": "quick run",
-    "judged on": "validation half",
-    "images": 200,
-    **ABOUT,
-    "seeds of": {
-        "our tuned model": ["tuned, seed 42"],
-        "pretrained model": ["pretrained, seed 42"],
-    },
-    "together": {"all 2 together": ["tuned, seed 42", "pretrained, seed 42"]},
-    "results": {
-        "template's settings": made_up_row(100),
-        "our model": made_up_row(120),
-        "tuned, seed 42": made_up_row(180),
-        "pretrained, seed 42": made_up_row(184),
-        "all 2 together": made_up_row(186),
-    },
-    "mcnemar": [
-        {
-            "models": ["tuned, seed 42", "pretrained, seed 42"],
-            "right alone": [4, 8],
-            "p": 0.3877,
-        },
-    ],
-}
-THREE_SEEDS = {
-    "data": "EuroSAT",
-    "numbers of": "full run",
-    "judged on": "test list",
-    "images": 200,
-    **ABOUT,
-    "seeds of": {
-        "our tuned model": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
-        "pretrained model": [
-            "pretrained, seed 42",
-            "pretrained, seed 43",
-            "pretrained, seed 44",
-        ],
-    },
-    "together": {
-        "3 tuned together": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
-        "all 6 together": [
-            "tuned, seed 42",
-            "tuned, seed 43",
-            "tuned, seed 44",
-            "pretrained, seed 42",
-            "pretrained, seed 43",
-            "pretrained, seed 44",
-        ],
-    },
-    "results": {
-        "template's settings": made_up_row(100),
-        "our model": made_up_row(120),
-        "tuned, train list alone": made_up_row(170),
-        "tuned, seed 42": made_up_row(180),
-        "tuned, seed 43": made_up_row(184),
-        "tuned, seed 44": made_up_row(182),
-        "pretrained, seed 42": made_up_row(196),
-        "pretrained, seed 43": made_up_row(196),
-        "pretrained, seed 44": made_up_row(196),
-        "3 tuned together": made_up_row(186),
-        "all 6 together": made_up_row(198),
-    },
-    "mcnemar": [
-        {
-            "models": ["tuned, seed 42", "pretrained, seed 42"],
-            "right alone": [0, 16],
-            "p": 0.0000305,
-        },
-        {
-            "models": ["tuned, seed 43", "pretrained, seed 43"],
-            "right alone": [2, 14],
-            "p": 0.00418,
-        },
-        {
-            "models": ["tuned, seed 44", "pretrained, seed 44"],
-            "right alone": [3, 17],
-            "p": 0.00258,
-        },
-    ],
-}
-
-
-def rung(name, below, *accuracies, in_recipe=True):
-    """A made-up row of the ladder, a seed for each accuracy."""
-    return {
-        "rung": name,
-        "below": below,
-        "in recipe": in_recipe,
-        "judged images": 5400,
-        "validation_accuracy": list(accuracies),
-    }
-
-
-LEDGER = {
-    "trials": [
-        {
-            "model": "own",
-            "seeds": [42],
-            "changes": {"epochs": 5, "optimizer": "Muon"},
-            "images": 16200,
-            "validation_accuracy": [0.97],
-        },
-        {
-            "model": "own",
-            "seeds": [42],
-            "changes": {"epochs": 5, "batch_size": 32},
-            "images": 16200,
-            "validation_accuracy": [0.96],
-        },
-        {
-            "model": "own",
-            "seeds": [42],
-            "changes": {"epochs": 5, "batch_size": 128},
-            "images": 16200,
-            "validation_accuracy": [0.968],
-        },
-        {
-            "model": "first",
-            "earlier": "with fewer channels",
-            "seeds": [42, 43, 44],
-            "changes": {"epochs": 2},
-            "images": 2000,
-            "validation_accuracy": [0.98, 0.97, 0.99],
-        },
-        {
-            "model": "first",
-            "earlier": "with fewer channels",
-            "seeds": [42, 43, 44],
-            "changes": {"epochs": 2, "ema_decay": 0.0},
-            "images": 2000,
-            "validation_accuracy": [0.96, 0.95, 0.97],
-        },
-        {
-            "model": "first",
-            "earlier": "with fewer channels",
-            "seeds": [42, 43, 44],
-            "changes": {"epochs": 2, "augment": "None"},
-            "images": 2000,
-            "validation_accuracy": [0.98, 0.98, 0.98],
-        },
-        {
-            "model": "first",
-            "earlier": "with fewer channels",
-            "seeds": [42, 43, 44],
-            "changes": {"epochs": "2", "batch_size": 32},
-            "images": 2000,
-            "validation_accuracy": [0.900, 0.899, 0.901],
-        },
-    ],
-    "ladder": [
-        rung("template's settings", "", 0.75),
-        rung("Muon", "template's settings", 0.97, 0.98),
-        rung("averaged", "Muon", 0.9725, in_recipe=False),
-        rung("plain", "Muon", 0.96, in_recipe=False),
-    ],
-    "test": [{"what": "full run", "looks": 10}, {"what": "earlier", "looks": 3}],
-}
 
 
 def test_summary_of_one_seed():
@@ -471,7 +262,8 @@ def test_mcnemars_table_of_one_seed():
 def test_mcnemars_table_of_three_seeds():
     found = results.mcnemar_table(THREE_SEEDS)
     sentence = "The pretrained model is better for all 3 seeds"
-    assert found.caption == f"{sentence} (McNemar's exact test, p < 0.01)."
+    verdict = f"{sentence} (McNemar's exact test, p < 0.01)."
+    assert found.caption == f"{verdict} The last row is what tuning brings."
     assert found.rows == [
         ["tuned, seed 42 / pretrained, seed 42", "0", "16", "3e-05"],
         ["tuned, seed 43 / pretrained, seed 43", "2", "14", "0.0042"],
@@ -542,10 +334,18 @@ def test_published_figures_beside_three_seeds():
 def test_trials_have_a_row_each_with_a_verdict():
     today, earlier = results.trials_tables(LEDGER)
     assert today.caption.startswith("Trials of today's networks")
-    header = ["network", "settings", "images", "accuracy", "spread", "verdict"]
-    assert today.header == header
+    assert today.header == [
+        "row",
+        "network",
+        "settings",
+        "images",
+        "accuracy",
+        "spread",
+        "verdict",
+    ]
     assert today.rows == [
         [
+            "1",
             "own",
             "epochs 5, optimizer Muon",
             "16,200",
@@ -554,74 +354,68 @@ def test_trials_have_a_row_each_with_a_verdict():
             "reference",
         ],
         [
+            "2",
             "own",
             "epochs 5, batch_size 32",
             "16,200",
             "96.00",
             "one seed",
-            "worse (−1.00 ± 0.35)",  # the square root of (97 * 3 + 96 * 4) / 5400
+            # 0.35 is the square root of (97 * 3 + 96 * 4) / 5400
+            "worse than 1 (−1.00 ± 0.35)",
         ],
         [
+            "3",
             "own",
             "epochs 5, batch_size 128",
             "16,200",
             "96.80",
             "one seed",
-            "undecided (−0.20 ± 0.33)",
+            "undecided beside 1 (−0.20 ± 0.33)",
         ],
     ]
     assert earlier.caption.startswith("Earlier trials, which")
-    spreads = [row[4] for row in earlier.rows]
+    spreads = [row[5] for row in earlier.rows]
     assert spreads == [
         "± 1.00, 3 seeds",
         "± 1.00, 3 seeds",
         "± 0.00, 3 seeds",
         "± 0.10, 3 seeds",
     ]
-    verdicts = [row[5] for row in earlier.rows]
+    verdicts = [row[6] for row in earlier.rows]
     assert verdicts == [
         "reference",
-        "undecided (−2.00 ± 0.82)",  # 0.82 is the square root of 2 * 1 / 3
-        "undecided (+0.00 ± 0.58)",
-        "worse (−8.00 ± 0.58)",
+        # 0.82 is the square root of 2 * 1 / 3
+        "undecided beside 4 (−2.00 ± 0.82)",
+        "undecided beside 4 (+0.00 ± 0.58)",
+        "worse than 4 (−8.00 ± 0.58)",
     ]
 
 
-def test_a_discussion_without_a_ledger_says_nothing_of_looks():
-    text = results.discussion(ONE_SEED, {"trials": [], "ladder": [], "test": []})
-    assert "scores were taken" not in text
-
-
-def test_a_loss_by_averaging_has_a_minus():
-    record = {**ONE_SEED, "results": {**ONE_SEED["results"]}}
-    record["results"]["all 2 together"] = made_up_row(181)
-    assert "(−0.50 points)" in results.discussion(record, LEDGER)
-
-
-def test_a_small_gain_by_averaging_is_called_nothing():
-    record = {**ONE_SEED, "results": {**ONE_SEED["results"]}}
-    record["results"]["all 2 together"] = made_up_row(182)  # as its members on average
-    text = results.discussion(record, LEDGER)
-    assert "Below 0.1 points, 0 images, we call a gain nothing: so for all 2" in text
-    assert "nothing" not in results.what_averaging_brings(ONE_SEED)
-
-
-def test_costs_that_overlap_are_about_the_same():
-    costs = {"our tuned model": [20_000, 30_000], "pretrained model": [25_000]}
-    text = results.what_it_costs({**ONE_SEED, "cost": costs})
-    assert text.endswith("the pretrained model 25,000, about as long.")
-
-
-def test_without_a_rung_that_pays_the_discussion_names_none():
-    ledger = {**LEDGER, "ladder": [LEDGER["ladder"][0]]}
-    assert "ladder" not in results.discussion(ONE_SEED, ledger)
+def test_the_first_trial_of_a_network_is_compared_with_its_family():
+    shown = []
+    for model, epochs, accuracy in [
+        ("pretrained lite2", "6", 0.98),
+        ("pretrained lite2", "4", 0.97),
+        ("pretrained lite0", "6", 0.99),
+        ("own", "8", 0.95),
+    ]:
+        row = {"model": model, "seeds": [42], "changes": {"epochs": epochs}}
+        row.update({"images": 16200, "validation_accuracy": [accuracy]})
+        shown.append(row)
+    today, _ = results.trials_tables({"trials": shown})
+    assert [row[6] for row in today.rows] == [
+        "reference",
+        "worse than 1 (−1.00 ± 0.30)",
+        "better than 1 (+1.00 ± 0.23)",
+        "reference",
+    ]
 
 
 def test_a_p_value_is_given_by_its_bound():
-    assert results.in_bounds(0.0009) == "p < 0.001"
-    assert results.in_bounds(0.001) == "p < 0.01"
-    assert results.in_bounds(0.05) == "p = 0.05"
-    assert results.in_bounds(0.382) == "p = 0.38"
+    assert results.p_text(0.0009) == "p < 0.001"
+    assert results.p_text(0.001) == "p < 0.01"
+    assert results.p_text(0.05) == "p = 0.05"
+    assert results.p_text(0.382) == "p = 0.38"
 
 
 def test_an_empty_ledger_has_tables_too():
@@ -638,7 +432,7 @@ def test_the_ladder_says_what_each_rung_brings():
             "Muon",
             "template's settings",
             "97.00",
-            "97.50 ± 0.71, 2",
+            "97.50 ± 0.71, 2 seeds",
             "+22.00 ± 0.63",  # the square root of (75 * 25 + 97 * 3) / 5400
             "better",
         ],
@@ -665,6 +459,29 @@ def test_each_point_of_the_grid_has_a_cell():
     assert "5,400 validation images" in found.caption
 
 
+def test_the_calibration_has_a_table_and_an_answer():
+    found = results.calibration_table(ONE_SEED)
+    assert len(found.header) == 7
+    assert len(found.rows) == 4
+    assert found.rows[1] == [
+        "tuned, seed 42, scaled",
+        "0.61",
+        "90.50%",
+        "90.00%",
+        "0.005",
+        "0.003",
+        "0.188",
+    ]
+    assert results.calibration_answer(ONE_SEED) == (
+        "**So is it?** As trained, the model tuned, seed 42 is right more often than "
+        "it says (90.00% against 89.00%). Scaled by T = 0.61, its calibration error is "
+        "0.005, in the place of 0.091; the noise floor is 0.003. As trained, the model "
+        "pretrained, seed 42 is right less often than it says (90.00% against 95.00%). "
+        "Scaled by T = 1.25, its calibration error is 0.004, in the place of 0.050; "
+        "the noise floor is 0.003."
+    )
+
+
 def test_each_class_has_a_row():
     numbers = {"precision": 0.5, "recall": 1.0, "f1-score": 2 / 3, "support": 30.0}
     report = {"Forest": numbers, "River": numbers, "accuracy": 0.7}
@@ -673,54 +490,6 @@ def test_each_class_has_a_row():
         ["Forest", "0.500", "1.000", "0.667", "30"],
         ["River", "0.500", "1.000", "0.667", "30"],
     ]
-
-
-ONE_SEED_SAYS = [
-    "**In short:** on the validation half, 200 images (Drawn stand-in, not EuroSAT), "
-    "the pretrained "
-    "model reaches 92.00% (one seed), our tuned model 90.00% (one seed), and our "
-    "model 60.00% (one seed).",
-    UNDECIDED,
-    "we would use the smaller one",
-    "It also has 6 times as many parameters",
-    "gets 87.50% of a sample of its training images right",
-    "its settings bring +30.00 points (first seed, McNemar's exact test, p < 0.001)",
-    "the rung that brings most on the ladder of task 3 is: Muon (+22.00 points on the "
-    "validation list)",
-    "(pretrained, seed 42; tuned, seed 42) and what they share at ten metres a pixel: "
-    "Highway with River (9 and 3, both are bands a few pixels wide); Forest with "
-    "Highway (1 and 7); Forest with River (2 and 0).",
-    "all 2 together 93.00% (+2.00 points). The best of these is all 2 together.",
-    "our tuned model 0.50 million parameters, 1.0 MB in half precision, 60 million "
-    "multiplications to classify an image",
-    "our tuned model took 19,000 to 20,000, the pretrained model 25,000, roughly 1.2 "
-    "times as long",
-    "the 2 tuned and pretrained models all miss the same 7 of 200 images",
-    "13 scores were taken on the published test list",
-]
-THREE_SEEDS_SAY = [
-    "the pretrained model reaches 98.00% (± 0.00, 3 seeds)",
-    "our tuned model 91.00% (± 1.00, 3 seeds)",
-    "± is the standard deviation over the seeds",
-    "The pretrained model is better for all 3 seeds (McNemar's exact test, p < 0.01). "
-    "It is ahead by 7.00 points, or 14 images, on average.",
-    "Where such weights may be used, we would use it",
-    "3 tuned together 93.00% (+2.00 points); all 6 together 99.00% (+4.50 points)",
-    "The best of these is all 6 together, 12 images ahead of 3 tuned together.",
-]
-
-
-@table(
-    "record, parts",
-    [
-        case(ONE_SEED, ONE_SEED_SAYS, id="one seed"),
-        case(THREE_SEEDS, THREE_SEEDS_SAY, id="three seeds"),
-    ],
-)
-def test_the_discussion_says_the_numbers_of_the_record(record, parts):
-    text = results.discussion(record, LEDGER)
-    for part in parts:
-        assert part in text
 
 
 # --- Markdown and text ----------------------------------------------------------------
@@ -741,6 +510,7 @@ TABLES = [
     case(results.trials_tables(LEDGER)[1], id="earlier trials"),
     case(results.ladder_table(LEDGER), id="ladder"),
     case(results.leak_table(ONE_SEED), id="copies"),
+    case(results.calibration_table(ONE_SEED), id="calibration"),
 ]
 
 

@@ -94,7 +94,8 @@ def test_the_table_of_trials_shows_a_new_row(folder, monkeypatch):
     ledger = run_command(monkeypatch, "own epochs=3 images=20 augment=None")
     today, _ = trials_tables(ledger)
     *_, row = today.rows
-    network, settings, images, accuracy, spread, verdict = row
+    number, network, settings, images, accuracy, spread, verdict = row
+    assert number == str(len(today.rows))
     assert network == "own"
     assert settings == "epochs 3, augment None"
     assert images == "20"
@@ -124,7 +125,7 @@ def test_names_of_the_notebook_come_before_those_of_torch(part2):
 
 
 def test_the_own_network_starts_from_its_seed(part2):
-    make = trials.NETWORKS["own"]
+    make = trials.NETWORKS["own"].make
     one, same, other = [make(part2, TRAIN, seed, {}) for seed in (7, 7, 8)]
     assert one.seed == 7
     assert torch.equal(one.model[3].weight, same.model[3].weight)

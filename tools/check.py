@@ -337,6 +337,9 @@ ROUNDED = {  # to three digits
     "Loss (test)",
     "test loss",
     "calibration error",
+    "confidence",
+    "noise floor",
+    "temperature",
     "most like K_edge",
 }
 FOLLOWING = {"Accuracy (test)", "interval", "p"}  # computed from counts
@@ -489,7 +492,7 @@ def unfounded(record):
         row["Accuracy (test)"] = row["correct"] / row["total"]
     for row in [*again["results"].values(), *again["neighbours"].values()]:
         row["interval"] = results.wilson_interval(row["correct"], row["total"])
-    for row in again["mcnemar"]:
+    for row in [*again["mcnemar"], again["mcnemar of tuning"]]:
         only_one, only_two = row["right alone"]
         one = torch.arange(only_one + only_two) < only_one
         row["p"] = results.mcnemar("one", "two", {"one": one, "two": ~one})["p"]

@@ -79,8 +79,8 @@ def climb(rung, part2, train, validation, seed):
     label = f"{rung.name}, seed {seed}"
     trainer = make_trainer(rung, part2, train, seed)
     trainer.train(part2["rotated_copy"](train, seed), label)
-    views = symmetries if rung.is_plain else None
-    accuracy = trials.judge(trainer, validation, views)
+    tta = symmetries if rung.is_plain else None
+    accuracy = trials.judge(trainer, validation, tta)
     print(f"{label}: {accuracy:.2%} on the validation list", flush=True)
     return {
         "rung": rung.name,
@@ -128,6 +128,14 @@ def keep(row, names):
     write_whole(LEDGER, json_text(ledger))
 
 
+def refuse_unknown(ledger, names):
+    """ValueError if the ledger holds a rung that is not among `names`."""
+    for row in ledger["ladder"]:
+        if row["rung"] not in names:
+            advice = "name it as tools/ladder.py does, or take its row out"
+            raise ValueError(f"{LEDGER} has a rung {row['rung']!r}: {advice}")
+
+
 def refuse_gaps(ledger, rung, seed):
     """ValueError unless what a gain is measured against is on record.
 
@@ -148,11 +156,12 @@ def main():
     parser.add_argument("rungs", nargs="*", metavar="RUNG")
     parser.add_argument("--seed", type=int, default=FIRST_SEED)
     arguments = parser.parse_args()
-    trials.read_ledger()  # a fault in it is better found now than after hours
+    ledger = trials.read_ledger()  # a fault is better found now than after hours
     part2 = trials.load_part2()
     train, validation = trials.load_lists()
     rungs = make_rungs(part2, train)
     names = [rung.name for rung in rungs]
+    refuse_unknown(ledger, names)
     for name in arguments.rungs:
         if name not in names:
             raise ValueError(f"there is no rung {name!r}; the rungs are {names}")

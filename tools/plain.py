@@ -31,7 +31,7 @@ class PlainBlock(nn.Sequential):
 
 
 class PlainNetwork(nn.Sequential):
-    """Scores (B, n_classes) for images (B, 3, H, W) of at least 32×32 pixels."""
+    """Scores (B, n_classes) for images (B, 3, H, W) with H and W even."""
 
     def __init__(self, n_classes):
         super().__init__(  # shapes for 64×64 pixels

@@ -16,6 +16,7 @@ test list is never read. The trial becomes a row of report/trials.json.
 """
 
 import argparse
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch.utils.data import Subset
@@ -57,13 +58,16 @@ def pretrained_name(part2):
     return part2["PRETRAINED"] or part2["SIZES"]["full"]["pretrained"]
 
 
+class Network(NamedTuple):
+    """How a trainer is made, and the views over which predictions are averaged."""
+
+    make: Callable
+    tta: Callable | None
+
+
 NETWORKS = {
-    "own": own,
-    "pretrained": pretrained,
-}
-VIEWS = {  # of an image, over which predictions are averaged
-    "own": None,  # its scores are the same for all eight
-    "pretrained": image_and_mirror,
+    "own": Network(own, None),  # its scores are the same for all eight views
+    "pretrained": Network(pretrained, image_and_mirror),
 }
 
 
@@ -174,14 +178,15 @@ def run_trial(trial, part2, train, validation):
     if trial.images is not None:
         images = whole_number("images", trial.images, 1, len(train))
     train = Subset(train, range(images))
+    network = NETWORKS[trial.network]
     accuracies = []
     for seed in trial.seeds:
         label = f"{trial.network}, seed {seed}"
         print(f"{label}: training on {images:,} images", flush=True)
         try:
-            trainer = NETWORKS[trial.network](part2, train, seed, trial.changes)
+            trainer = network.make(part2, train, seed, trial.changes)
             trainer.train(part2["rotated_copy"](train, seed), label)
-            accuracy = judge(trainer, validation, VIEWS[trial.network])
+            accuracy = judge(trainer, validation, network.tta)
         except Exception as error:  # what a setting can break is of many kinds
             reason = str(error).partition("\n")[0]
             cause = f"{type(error).__name__}: {reason}"
@@ -202,9 +207,9 @@ def run_trial(trial, part2, train, validation):
     }
 
 
-def judge(trainer, validation, views=None):
-    """The accuracy on the validation list, with predictions averaged over `views`."""
-    scores, labels = trainer.predict(validation, "validation", views)
+def judge(trainer, validation, tta=None):
+    """The accuracy on the validation list, with predictions averaged over views."""
+    scores, labels = trainer.predict(validation, "validation", tta)
     return (scores.argmax(1) == labels).double().mean().item()
 
 
