@@ -435,8 +435,12 @@ def trials_tables(ledger):
     earlier = [row for row in ledger["trials"] if "earlier" in row]
     trials = [*today, *earlier]
     rows = [trial_row(place, trials) for place in range(len(trials))]
-    header = ["row", "network", "settings", "images", "accuracy", "spread", "verdict"]
-    about = "judged on the validation list, accuracy in %"
+    header = ["row", "network", "settings", "images", "accuracy"]
+    header += ["beside", "gain", "verdict"]
+    about = (
+        "judged on the validation list: accuracy in %, with a number of seeds in "
+        "brackets their mean and deviation"
+    )
     no_more = "which today's code cannot repeat"
     return [
         Table(f"Trials of today's networks, {about}.", header, rows[: len(today)]),
@@ -449,42 +453,44 @@ def trial_row(place, trials):
     trial = trials[place]
     accuracies = trial["validation_accuracy"]
     settings = [f"{name} {value}" for name, value in trial["changes"].items()]
+    accuracy = f"{100 * np.mean(accuracies):.2f}"
+    if len(accuracies) > 1:
+        deviation = 100 * np.std(accuracies, ddof=1)
+        accuracy += f" ± {deviation:.2f} ({len(accuracies)})"
     return [
         str(place + 1),
-        trial["model"],
+        trial["model"].replace("tf_efficientnet_", ""),  # the table is wide enough
         ", ".join(settings),
         f"{trial['images']:,}",
-        f"{100 * np.mean(accuracies):.2f}",
-        spread_text(accuracies),
-        trial_verdict(place, trials),
+        accuracy,
+        *comparison(place, trials),
     ]
 
 
-def trial_verdict(place, trials):
-    """How a trial differs from its reference, with the standard error.
+def comparison(place, trials):
+    """[row of the reference, gain with its standard error, verdict] of a trial.
 
     Several seeds are compared by Welch's test; one seed counts as different from two
-    standard errors on.
+    standard errors on. Without a reference all are empty.
     """
     reference = place_of_reference(place, trials)
     if reference == place:
-        return "reference"
+        return ["", "", ""]
     ours = 100 * np.array(trials[place]["validation_accuracy"])
     theirs = 100 * np.array(trials[reference]["validation_accuracy"])
-    difference = ours.mean() - theirs.mean()
+    gain = ours.mean() - theirs.mean()
     if len(ours) == 1:
         error = error_of_difference(ours[0], theirs[0], VALIDATION_IMAGES)
-        differs = abs(difference) > 2 * error
+        differs = abs(gain) > 2 * error
     else:
         error = np.hypot(stats.sem(ours), stats.sem(theirs))
         differs = stats.ttest_ind(ours, theirs, equal_var=False).pvalue < SIGNIFICANT
-    beside = "than" if differs else "beside"
-    word = f"{verdict_word(difference, differs)} {beside} {reference + 1}"
-    return f"{word} ({signed(difference)} ± {error:.2f})"
+    gain_text = f"{signed(gain)} ± {error:.2f}"
+    return [str(reference + 1), gain_text, verdict_word(gain, differs)]
 
 
 def place_of_reference(place, trials):
-    """The place of the trial that a verdict compares with; its own if there is none.
+    """The place of the trial that a trial is compared with; its own if there is none.
 
     It is the first of the same network with as many images, seeds and epochs. That one
     is itself compared with the first of its family, whatever the epochs.
@@ -525,11 +531,11 @@ def error_of_difference(one, two, images):
     return math.sqrt(sum(variances))
 
 
-def verdict_word(difference, differs):
+def verdict_word(gain, differs):
     """better, worse or undecided."""
     if not differs:
         return "undecided"
-    return "better" if difference > 0 else "worse"
+    return "better" if gain > 0 else "worse"
 
 
 # --- The ladder -----------------------------------------------------------------------
