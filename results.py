@@ -276,9 +276,11 @@ def calibration_table(record):
         for kind, row in kinds.items():
             temperature = f"{row['temperature']:.2f}"
             shares = [percent(row["confidence"]), percent(row["test accuracy"])]
-            names = ("calibration error", "noise floor", "test loss")
-            values = [f"{row[name]:.3f}" for name in names]
-            rows.append([f"{model}, {kind}", temperature, *shares, *values])
+            errors = [
+                f"{row[name]:.4f}" for name in ("calibration error", "noise floor")
+            ]
+            loss = f"{row['test loss']:.3f}"
+            rows.append([f"{model}, {kind}", temperature, *shares, *errors, loss])
     caption = (
         f"Calibration on the {judged_on(record)}. Sure: the mean probability of the "
         "class that wins."
@@ -288,24 +290,22 @@ def calibration_table(record):
 
 
 def calibration_answer(record):
-    """Are the models right as often as they say, as trained and scaled?"""
-    sentences = []
+    """Is each model as often right as it says, as trained and scaled?"""
+    answers = []
     for model, kinds in record["calibration"].items():
-        trained = kinds["as trained"]
-        scaled = kinds["scaled"]
-        often = "less"
-        if trained["test accuracy"] > trained["confidence"]:
-            often = "more"
-        sentences.append(
-            f"As trained, the model {model} is right {often} often than it says "
-            f"({percent(trained['test accuracy'])} against "
-            f"{percent(trained['confidence'])}). Scaled by T = "
-            f"{scaled['temperature']:.2f}, its calibration error is "
-            f"{scaled['calibration error']:.3f}, in the place of "
-            f"{trained['calibration error']:.3f}; the noise floor is "
-            f"{scaled['noise floor']:.3f}."
-        )
-    return f"**So is it?** {' '.join(sentences)}"
+        for kind, row in kinds.items():
+            says = percent(row["confidence"])
+            right = percent(row["test accuracy"])
+            word = "no"
+            if row["calibration error"] <= 2 * row["noise floor"]:
+                word = "nearly"
+            answers.append(
+                f"{model}, {kind}: {word} (it says {says}, and is right in {right})"
+            )
+    return (
+        f"**Is it?** {in_a_list(answers)}. Nearly: the calibration error is at most "
+        "twice the noise floor."
+    )
 
 
 def class_table(report, classes, model):
@@ -401,10 +401,14 @@ def published_table(record):
         correct = round(accuracy * total / 100)
         verdicts = []
         for name in ours:
+            gain = results[name]["Accuracy (test)"] - accuracy / 100
             differs = fisher(results[name], correct, total) < SIGNIFICANT
-            verdicts.append("differs" if differs else "undecided")
+            verdicts.append(verdict_word(gain, differs))
         rows.append([f"{accuracy:.2f}% of {total:,} [{source}]", *verdicts])
-    caption = f"Fisher's exact test; it differs where p < {SIGNIFICANT}."
+    caption = (
+        "Our models are better or worse than the published figure where Fisher's exact "
+        f"test gives p < {SIGNIFICANT}."
+    )
     return Table(caption, ["published", *ours], rows)
 
 
@@ -435,11 +439,12 @@ def trials_tables(ledger):
     earlier = [row for row in ledger["trials"] if "earlier" in row]
     trials = [*today, *earlier]
     rows = [trial_row(place, trials) for place in range(len(trials))]
-    header = ["row", "network", "settings", "images", "accuracy"]
-    header += ["beside", "gain", "verdict"]
+    header = ["row", "network", "changes", "images", "accuracy"]
+    header += ["against row", "gain", "verdict"]
     about = (
-        "judged on the validation list: accuracy in %, with a number of seeds in "
-        "brackets their mean and deviation"
+        "judged on EuroSAT's validation list. Accuracy in %; where a number of seeds "
+        "stands in brackets, their mean and standard deviation. Gain in points, with "
+        "its standard error"
     )
     no_more = "which today's code cannot repeat"
     return [
@@ -593,8 +598,8 @@ def ladder_table(ledger):
         accuracy = f"{step.accuracy:.2f}"
         rows.append([step.rung, step.below, accuracy, spread, gain, verdict])
     caption = (
-        "The ladder. Accuracy in % on the validation list after 8 epochs on the train "
-        "list, with seed 42, and its mean over several; gain in points, with its "
+        "The ladder. Accuracy in % on EuroSAT's validation list after 8 epochs on the "
+        "train list, with seed 42, and the mean over several; gain in points, with its "
         "standard error. That is the error of the sampling of images alone: with other "
         "seeds a gain may differ by more."
     )
@@ -603,7 +608,10 @@ def ladder_table(ledger):
 
 
 def what_pays(ledger):
-    """Which rungs of the recipe pay, and what the others would have brought."""
+    """Which rungs of the recipe pay, and what the others would have brought.
+
+    Also how far the seeds of a rung lie apart, since most rungs have one.
+    """
     steps = [step for step in ladder_steps(ledger) if step.below]
     steps.sort(key=lambda step: -step.gain)
     said = {"better": [], "undecided": [], "worse": []}
@@ -614,10 +622,13 @@ def what_pays(ledger):
             said[step.verdict()].append(f"{step.rung} ({gain})")
         else:
             unused.append(f"{step.rung} ({gain}, {step.verdict()})")
+    apart = [np.ptp(row["validation_accuracy"]) for row in ledger["ladder"]]
     return (
-        f"With seed 42, in points, these pay: {in_a_list(said['better'])}. Undecided: "
-        f"{in_a_list(said['undecided'])}. Worse: {in_a_list(said['worse'])}. Not in "
-        f"the recipe: {in_a_list(unused)}."
+        "With seed 42, in points, ahead by more than two standard errors: "
+        f"{in_a_list(said['better'])}. Undecided: {in_a_list(said['undecided'])}. "
+        f"Worse: {in_a_list(said['worse'])}. Not in the recipe: {in_a_list(unused)}. "
+        f"The seeds of one rung lie up to {100 * max(apart):.2f} points apart: a gain "
+        "of that size may be chance."
     )
 
 

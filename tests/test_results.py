@@ -310,7 +310,7 @@ def test_published_figures_beside_one_seed():
     assert found.header == ["published", "tuned, seed 42", "pretrained, seed 42"]
     assert len(found.rows) == len(results.PUBLISHED)
     for row in found.rows:
-        assert row[1:] == ["differs", "differs"]
+        assert row[1:] == ["worse", "worse"]
 
 
 def test_published_figures_beside_three_seeds():
@@ -321,22 +321,25 @@ def test_published_figures_beside_three_seeds():
         "tuned, seed 42",
         "pretrained, seed 42",
     ]
-    assert found.rows[0] == ["96.21% of 5,400 [6]", "differs", "differs", "undecided"]
-    assert found.rows[-1] == ["99.20% of 2,700 [9]", "differs", "differs", "undecided"]
+    assert found.rows[0] == ["96.21% of 5,400 [6]", "worse", "worse", "undecided"]
+    assert found.rows[-1] == ["99.20% of 2,700 [9]", "worse", "worse", "undecided"]
     for row, figure in zip(found.rows, results.PUBLISHED, strict=True):
         accuracy, images, _ = figure
         correct = round(accuracy * images / 100)
         p_value = fisher_by_hand(196, 4, correct, images - correct)
-        expected = "differs" if p_value < 0.05 else "undecided"
+        expected = "undecided"
+        if p_value < 0.05:
+            expected = "better" if 98 > accuracy else "worse"
         assert row[-1] == expected
 
 
 def test_trials_have_a_row_each_with_a_verdict():
     today, earlier = results.trials_tables(LEDGER)
     assert today.caption.startswith("Trials of today's networks")
-    *about_trial, beside, gain, verdict = today.header
-    assert about_trial == ["row", "network", "settings", "images", "accuracy"]
-    assert [beside, gain, verdict] == ["beside", "gain", "verdict"]
+    about_trial = today.header[:5]
+    compared = today.header[5:]
+    assert about_trial == ["row", "network", "changes", "images", "accuracy"]
+    assert compared == ["against row", "gain", "verdict"]
     first, second, third = [" | ".join(row) for row in today.rows]
     assert first == "1 | own | epochs 5, optimizer Muon | 16,200 | 97.00 |  |  | "
     # 0.35 is the square root of (97 * 3 + 96 * 4) / 5400
@@ -405,8 +408,10 @@ def test_the_ladder_says_what_each_rung_brings():
         ["plain", "Muon", "96.00", "one seed", "−1.00 ± 0.35", "worse"],
     ]
     assert results.what_pays(LEDGER) == (
-        "With seed 42, in points, these pay: Muon (+22.00). Undecided: none. Worse: "
-        "none. Not in the recipe: averaged (+0.25, undecided); plain (−1.00, worse)."
+        "With seed 42, in points, ahead by more than two standard errors: Muon "
+        "(+22.00). Undecided: none. Worse: none. Not in the recipe: averaged (+0.25, "
+        "undecided); plain (−1.00, worse). The seeds of one rung lie up to 1.00 points "
+        "apart: a gain of that size may be chance."
     )
 
 
@@ -433,17 +438,16 @@ def test_the_calibration_has_a_table_and_an_answer():
         "0.61",
         "90.50%",
         "90.00%",
-        "0.005",
-        "0.003",
+        "0.0048",
+        "0.0031",
         "0.188",
     ]
     assert results.calibration_answer(ONE_SEED) == (
-        "**So is it?** As trained, the model tuned, seed 42 is right more often than "
-        "it says (90.00% against 89.00%). Scaled by T = 0.61, its calibration error is "
-        "0.005, in the place of 0.091; the noise floor is 0.003. As trained, the model "
-        "pretrained, seed 42 is right less often than it says (90.00% against 95.00%). "
-        "Scaled by T = 1.25, its calibration error is 0.004, in the place of 0.050; "
-        "the noise floor is 0.003."
+        "**Is it?** tuned, seed 42, as trained: no (it says 89.00%, and is right in "
+        "90.00%); tuned, seed 42, scaled: nearly (it says 90.50%, and is right in "
+        "90.00%); pretrained, seed 42, as trained: no (it says 95.00%, and is right in "
+        "90.00%); pretrained, seed 42, scaled: nearly (it says 90.10%, and is right in "
+        "90.00%). Nearly: the calibration error is at most twice the noise floor."
     )
 
 
