@@ -441,15 +441,14 @@ def trials_tables(ledger):
     rows = [trial_row(place, trials) for place in range(len(trials))]
     header = ["row", "network", "changes", "images", "accuracy"]
     header += ["against row", "gain", "verdict"]
-    about = (
-        "judged on EuroSAT's validation list. Accuracy in %; where a number of seeds "
-        "stands in brackets, their mean and standard deviation. Gain in points, with "
-        "its standard error"
+    of_today = (
+        "Trials of today's networks on EuroSAT's validation list: accuracy in % (where "
+        "a number of seeds stands in brackets, mean and deviation); gain in points."
     )
-    no_more = "which today's code cannot repeat"
+    of_earlier = "Earlier trials, which today's code cannot repeat; columns as above."
     return [
-        Table(f"Trials of today's networks, {about}.", header, rows[: len(today)]),
-        Table(f"Earlier trials, {no_more}, {about}.", header, rows[len(today) :]),
+        Table(of_today, header, rows[: len(today)]),
+        Table(of_earlier, header, rows[len(today) :]),
     ]
 
 
