@@ -50,13 +50,7 @@ function Header(it) -- a screen reader counts on every level
   return it
 end
 
-local function breakable(it) -- a long name may be broken after its underscores
-  it.text = it.text:gsub("_", "_\u{200b}")
-  return it
-end
-
 function Table(it) -- columns as wide as their text, not as their source
-  it = it:walk({Str = breakable})
   for _, column in ipairs(it.colspecs) do
     column[2] = nil
   end
