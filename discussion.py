@@ -34,10 +34,7 @@ LOOK_ALIKE = {  # pairs of classes, and why they may be confused
 
 
 def in_markdown(record, ledger):
-    """The discussion of part 2, in Markdown: first the answer, then reasons.
-
-    All numbers are from the record and the ledger.
-    """
+    """The six paragraphs of the discussion, in Markdown."""
     return "\n\n".join(
         [
             in_short(record),
@@ -59,7 +56,7 @@ def in_short(record):
         f"**In short:** on the {judged_on(record)}, the pretrained model reaches "
         f"{pretrained} ({spread}), our tuned model {tuned} ({tuned_spread}), and our "
         f"model {ours} (one seed).",
-        test_losses(record),
+        losses_in_short(record),
         verdict(record),
     ]
     if better_model(record):
@@ -101,7 +98,7 @@ def advice(record):
     )
 
 
-def test_losses(record):
+def losses_in_short(record):
     """The losses of the template's table, in a sentence."""
     models = [
         record["seeds of"]["pretrained model"][0],

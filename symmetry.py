@@ -74,8 +74,8 @@ class D4LiftingConv2d(nn.Conv2d):
         super().__init__(channels, fields, kernel_size, stride, padding)
         self.fields = fields
         self.out_channels = 8 * fields
-        # Where in a filter each entry of its eight forms comes from. So that a step of
-        # training gathers all of them at once.
+        # where in a filter each entry of its eight forms comes from, so that a step of
+        # training gathers all of them at once
         shape = self.weight.shape[1:]
         places = torch.arange(shape.numel()).view(shape)
         sources = torch.stack(self.eight_forms(places)).flatten()

@@ -1,5 +1,8 @@
 """Made-up records and a ledger, for the tests of results.py and discussion.py."""
 
+TUNED = ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"]
+PRETRAINED = ["pretrained, seed 42", "pretrained, seed 43", "pretrained, seed 44"]
+
 
 def made_up_row(correct):
     """A model that has `correct` of 200 answers right; the other numbers are fixed."""
@@ -106,23 +109,12 @@ THREE_SEEDS = {
     "images": 200,
     **ABOUT,
     "seeds of": {
-        "our tuned model": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
-        "pretrained model": [
-            "pretrained, seed 42",
-            "pretrained, seed 43",
-            "pretrained, seed 44",
-        ],
+        "our tuned model": TUNED,
+        "pretrained model": PRETRAINED,
     },
     "together": {
-        "3 tuned together": ["tuned, seed 42", "tuned, seed 43", "tuned, seed 44"],
-        "all 6 together": [
-            "tuned, seed 42",
-            "tuned, seed 43",
-            "tuned, seed 44",
-            "pretrained, seed 42",
-            "pretrained, seed 43",
-            "pretrained, seed 44",
-        ],
+        "3 tuned together": TUNED,
+        "all 6 together": [*TUNED, *PRETRAINED],
     },
     "results": {
         "template's settings": made_up_row(100),
